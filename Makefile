@@ -1,0 +1,112 @@
+# From a fresh clone, with Python 3.11 or newer and make: `make run`, `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTOS_VENV := .venv-protos
+PROTOS_BIN := $(PROTOS_VENV)/bin
+
+PROTOS := $(wildcard protos/session_service/v1/*.proto)
+ADDRESS := 127.0.0.1:50051
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(VENV)/.dev ## Make or update .venv, with everything that development needs
+
+define TRY
+Try, in another terminal, with grpcurl:
+
+grpcurl -plaintext -d '
+  {"open": {"app": "greet"}}
+  {"events": [{"event": "answer", "data": "Ada"}, {"event": "answer", "data": 36}]}
+' $(ADDRESS) session_service.v1.SessionService/Attach
+
+or, with nothing but the generated stub:
+
+$(BIN)/python -c '
+import grpc
+from session_service.v1 import session_pb2 as pb, session_pb2_grpc as rpc
+requests = [pb.AttachRequest(open=pb.Open(app="echo")), pb.AttachRequest(events=[pb.Event(event="say", json="[1, 2]")])]
+for response in rpc.SessionServiceStub(grpc.insecure_channel("$(ADDRESS)")).Attach(iter(requests)):
+    print(response)
+'
+
+endef
+export TRY
+
+.PHONY: run
+run: $(VENV)/.run ## Serve the examples on 127.0.0.1:50051
+	@printf '%s\n' "$$TRY"
+	@$(BIN)/session-service serve --listen $(ADDRESS) session_service.examples:apps
+
+.PHONY: test
+test: setup ## Run the tests; ARGS="tests/delivery -x" is handed to pytest
+	$(BIN)/pytest $(ARGS)
+
+.PHONY: lint
+lint: setup ## Check style, types, the import rules and the protos
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+
+.PHONY: format
+format: setup ## Format the Python and the protos, and fix what ruff can fix
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+	$(BIN)/buf format --write
+
+.PHONY: generate
+generate: $(PROTOS_VENV)/.protos ## Generate session_service/v1 from protos/
+	rm -f session_service/v1/*_pb2*
+	$(call protoc,.)
+
+.PHONY: check-generated
+check-generated: $(PROTOS_VENV)/.protos ## Fail if session_service/v1 is not what protos/ says
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && $(call protoc,$$out) && \
+	if ! diff -ru --exclude=__init__.py --exclude=__pycache__ session_service/v1 "$$out/session_service/v1"; then \
+		echo 'session_service/v1 is not what protos/ says: run `make generate` and commit the result.' >&2; exit 1; \
+	fi
+
+.PHONY: clean
+clean: ## Remove the environments and whatever else was made here
+	rm -rf $(VENV) $(PROTOS_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Directory $(1) gets the modules and, since protoc's own --pyi_out knows no services, typed stubs by mypy-protobuf.
+protoc = $(PROTOS_BIN)/python -m grpc_tools.protoc --proto_path=protos \
+	--plugin=protoc-gen-mypy=$(PROTOS_BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(PROTOS_BIN)/protoc-gen-mypy_grpc \
+	--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+
+# The stamps are newer than what they were made from, so a second `make setup` has nothing to do.
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --group dev --editable .
+	@touch $@
+
+$(VENV)/.run: pyproject.toml $(VENV)/.pip
+	$(BIN)/python -m pip install --quiet --editable '.[uvloop]'
+	@touch $@
+
+$(PROTOS_VENV)/.protos: pyproject.toml $(PROTOS_VENV)/.pip
+	$(PROTOS_BIN)/python -m pip install --quiet --group protos
+	@touch $@
+
+# Debian's Python has no ensurepip until python3-venv is installed, though it may have a pip that can install another.
+# `--group` needs pip 25.1; Python 3.11 brings an older one.
+%/.pip:
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+		$(PYTHON) -m venv $(@D); \
+	else \
+		$(PYTHON) -m venv --without-pip $(@D) && $(PYTHON) -m pip --python $(@D)/bin/python install --quiet pip; \
+	fi
+	@$(@D)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@

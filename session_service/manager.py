@@ -1,0 +1,464 @@
+"""Opens, finds, resumes, expires, drains and counts sessions.
+
+A session outlives its streams: what it owns stands in `ManagedSession`, what a stream owns dies with it. The manager
+knows a stream only as a `Stream`. Everything here runs on the loop's thread, so an attach is one step: it is checked
+whole before anything changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .config import Config
+from .delivery import Inbox, Outbox
+from .errors import (
+    AppNotFound,
+    Draining,
+    PrincipalMismatch,
+    ProtocolError,
+    ProtocolViolation,
+    RequestIdReused,
+    SessionLimit,
+    SessionUnknown,
+    TakenOver,
+)
+from .payload import EncodedCommand, Format, command_encoder, encode_closed
+from .session import AbstractSession, CloseReason, CoroutineSession, SessionInfo, SessionOptions, ThreadSession
+from .session.base import is_coroutine_function
+from .session.mailbox import Event
+from .window import Window
+
+__all__ = ["App", "Drained", "ManagedSession", "SessionManager", "Stream"]
+
+logger = logging.getLogger(__name__)
+
+App = Callable[[], Any]
+
+# Room that a message keeps for its other parts: sequences, acks, a control part.
+MESSAGE_OVERHEAD = 1024
+
+# In characters: a client chooses the text, and the server sends it back.
+LONGEST_CLOSE_MESSAGE = 1000
+
+# A request id is as good as a token (protocol A6).
+LEAST_REQUEST_ID = 16
+
+# How long a request id is remembered after its session: a client repeats an open for 60 s at most (protocol A6).
+REQUEST_ID_MEMORY = 120.0
+
+# Of the 20 s that a shutdown may take beyond its grace (protocol E3): for tasks and deferred calls to end, and for
+# attached clients to take the rest.
+ENDING_TIME = 15.5
+DELIVERY_TIME = 3.0
+
+
+class Stream(Protocol):
+    """What a managed session knows of the stream that is attached to it."""
+
+    client_id: str
+
+    def wake(self) -> None:
+        """There is something to write."""
+
+    def events_taken(self) -> None:
+        """The session has taken events over: there is something to acknowledge, and room for more."""
+
+    def fail(self, error: ProtocolError) -> None:
+        """End with this error; the session is not yours any more."""
+
+    def forgotten(self) -> None:
+        """The session has ended and nobody will ask for it again: end."""
+
+    def announce_draining(self, grace: float) -> None:
+        """Tell the client that the server shuts down in ``grace`` seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """How a drain went.
+
+    Attributes:
+        closed: sessions that had to be closed since the grace was over.
+        undelivered: sessions whose clients have not had everything.
+        commands: how many commands those had not acknowledged.
+    """
+
+    closed: int
+    undelivered: int
+    commands: int
+
+
+class ManagedSession:
+    """A session with what outlives its streams.
+
+    Attributes:
+        session: the conversation itself.
+        token: the secret that resumes it; empty for a plain session.
+        app: the name it was opened by.
+        principal: who opened it.
+        resumable: whether losing the stream is detach (True) or the end (False).
+        resume_window: seconds that it is kept detached, or ended and undelivered.
+        inbox: events on their way to the session.
+        outbox: commands on their way to the client, ``closed`` as the last.
+        stream: the one that is attached. It alone may act; this identity is what fences off older ones (A3).
+        generation: how many streams there have been.
+    """
+
+    def __init__(
+        self,
+        manager: SessionManager,
+        target: App,
+        *,
+        app: str,
+        principal: str,
+        info: SessionInfo,
+        params: Mapping[str, Any],
+        resumable: bool,
+        request_id: str,
+        resume_window: float,
+        command_window: Window,
+        command_format: Format,
+    ) -> None:
+        config = manager.config
+        self._manager = manager
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._end_requested = False
+        self.token = secrets.token_urlsafe(24) if resumable else ""
+        self.app = app
+        self.principal = principal
+        self.resumable = resumable
+        self.request_id = request_id
+        self.resume_window = resume_window
+        self.stream: Stream | None = None
+        self.generation = 0
+        self.inbox: Inbox[Event] = Inbox(config.event_window)
+        self.outbox: Outbox[bytes] = Outbox(command_window)
+        kind = CoroutineSession if is_coroutine_function(target) else ThreadSession
+        self.session: AbstractSession = kind(
+            target,
+            info,
+            self._on_task_command,
+            self._on_session_close,
+            self._on_event_room,
+            params=params,
+            session_id=secrets.token_hex(8),
+            encode=command_encoder(command_format, config.max_message_bytes - MESSAGE_OVERHEAD),
+            options=SessionOptions(command_window=command_window, event_window=config.event_window, debug=config.debug),
+        )
+
+    # --- attachments --------------------------------------------------------------------------------------------------
+
+    def attach(self, stream: Stream, *, received: int, command_window: Window, info: SessionInfo | None = None) -> None:
+        """Bind a stream; an older one is fenced off and ends with `TakenOver` (A3).
+
+        Args:
+            stream: what from now on alone may act.
+            received: the last command that the client has; what comes after is replayed.
+            command_window: what the client grants on this stream.
+            info: what is known of the client now; None for what was known.
+
+        Raises:
+            ResumeImpossible: the outbox cannot go on from ``received``; nothing has changed.
+        """
+        self.outbox.check_resume(received)
+        old, self.stream = self.stream, stream
+        if old is not None:
+            old.fail(TakenOver(by_same_client=bool(stream.client_id) and stream.client_id == old.client_id))
+        self.outbox.window = command_window
+        self.outbox.resume(received)
+        self.inbox.drop_waiting()
+        self.inbox.restart_acks(told=True)
+        self._end_requested = False
+        if not self.session.ended:
+            self._stop_timer()
+        self.generation += 1
+        if info is not None:
+            self.session.info = info
+        self.session.notify_attach(resumed=self.generation > 1)
+
+    def detach(self, stream: Stream) -> None:
+        """Note that a stream is lost: of a plain session that is the end. An older stream's end changes nothing."""
+        if self.stream is not stream:
+            return
+        self.stream = None
+        self.inbox.drop_waiting()
+        self._end_requested = False
+        if self.session.ended:
+            if not self.resumable:
+                self._manager.forget(self)
+        elif self.resumable:
+            self._start_timer()
+            self.session.notify_detach()
+        else:
+            self.session.close(reason=CloseReason.CLIENT)
+        self._manager.changed()
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def take_over(self) -> None:
+        """Hand the session what it has room for; what it took is acknowledged (D4), the rest waits (D1a)."""
+        inbox, send = self.inbox, self.session.send_client_event
+        while (head := inbox.head) is not None and send(*head):
+            inbox.take()
+        if head is None and self._end_requested:
+            self.session.end_events()
+
+    def end_events(self) -> None:
+        """End the events behind those that still wait to be taken over (E1)."""
+        self._end_requested = True
+        self.take_over()
+
+    def close_now(self, message: str) -> None:
+        """Close the session at once; events that wait to be taken over stay unacknowledged (F6)."""
+        self.inbox.drop_waiting()
+        self.session.close(reason=CloseReason.CLIENT, message=message)
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+
+    def feed(self) -> None:
+        """Move commands from the session to the outbox, as far as that has room, and ``closed`` as the last."""
+        session, outbox = self.session, self.outbox
+        if outbox.final:
+            return
+        messages, size = outbox.room()
+        if messages > 0 and size > 0:
+            command: EncodedCommand
+            for command in session.get_task_commands(messages, size):
+                outbox.append(command.data, command.size)
+        if session.ended and not session.pending_commands:
+            reason = session.close_reason or CloseReason.SERVER
+            closed = encode_closed(reason.name, session.close_message[:LONGEST_CLOSE_MESSAGE], outbox.last + 1)
+            outbox.append_final(closed, len(closed))
+
+    @property
+    def starved(self) -> bool:
+        """True when commands wait for room in the window."""
+        return self.outbox.waiting or self.session.pending_commands > 0
+
+    def ack(self, sequence: int) -> None:
+        """Note that the client has taken every command up to ``sequence``.
+
+        Raises:
+            ProtocolViolation: it has not been sent yet (D3).
+        """
+        if self.outbox.ack(sequence) and self.session.ended and self.resumable:
+            self._progress_after_end()
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Let go of everything; called by the manager."""
+        self._stop_timer()
+        if self.stream is not None:
+            self.stream.forgotten()
+
+    def _progress_after_end(self) -> None:
+        # A7: forgotten once everything is acknowledged, or when a resume window has passed without any progress.
+        if self.outbox.final and self.outbox.empty:
+            self._manager.forget(self)
+        else:
+            self._start_timer()
+
+    def _on_task_command(self, _: AbstractSession) -> None:
+        if self.stream is not None:
+            self.stream.wake()
+
+    def _on_event_room(self, _: AbstractSession) -> None:
+        self.take_over()
+        if self.stream is not None:
+            self.stream.events_taken()
+
+    def _on_session_close(self, _: AbstractSession) -> None:
+        self._manager.changed()
+        if self.resumable:
+            self._start_timer()
+        elif self.stream is None:
+            self._manager.forget(self)
+        if self.stream is not None:
+            self.stream.wake()
+
+    def _start_timer(self) -> None:
+        self._stop_timer()
+        self._timer = self._loop.call_later(self.resume_window, self._on_timer)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_timer(self) -> None:
+        if self.session.ended:
+            logger.info("session %s: forgotten with %d commands undelivered", self.session.id, self.undelivered)
+            self._manager.forget(self)
+        else:
+            self.session.close(reason=CloseReason.EXPIRED)
+
+    @property
+    def undelivered(self) -> int:
+        """How many commands the client has not acknowledged."""
+        return self.outbox.last - self.outbox.acked + self.session.pending_commands
+
+
+class SessionManager:
+    """All sessions of one server.
+
+    Attributes:
+        config: the limits.
+    """
+
+    def __init__(self, apps: Mapping[str, App], config: Config | None = None) -> None:
+        self.config = config or Config()
+        self._apps = dict(apps)
+        self._sessions: dict[str, ManagedSession] = {}
+        self._requests: dict[tuple[str, str], ManagedSession] = {}
+        self._drained_at: float | None = None
+        self._changed = asyncio.Event()  # what `drain` waits for may have come about
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def open(
+        self,
+        app: str,
+        *,
+        principal: str,
+        info: SessionInfo,
+        params: Mapping[str, Any],
+        resumable: bool = False,
+        resume_window: float = 0.0,
+        request_id: str = "",
+        command_window: Window | None = None,
+        command_format: Format = Format.VALUE,
+    ) -> ManagedSession:
+        """Start a session, or find the one that the same request has started (A6).
+
+        Args:
+            app: a name among those served.
+            principal: who asks.
+            info: what is known of the client.
+            params: for the app.
+            resumable: whether it shall outlive its stream.
+            resume_window: seconds; 0, or more than the server allows, for what the server allows.
+            request_id: makes the call safe to repeat.
+            command_window: what to buffer and send unacknowledged; None for the server's.
+            command_format: how JSON values go out.
+
+        Raises:
+            ProtocolViolation: a request id that is too short, or without ``resumable``.
+            RequestIdReused: the request id started another app.
+            SessionUnknown: the request id's session has ended and is forgotten.
+            AppNotFound, SessionLimit, Draining: it can't be opened.
+        """
+        if request_id:
+            if not resumable or len(request_id) < LEAST_REQUEST_ID:
+                raise ProtocolViolation(
+                    f"a request_id is for resumable sessions, of at least {LEAST_REQUEST_ID} characters: use a UUID"
+                )
+            known = self._requests.get((principal, request_id))
+            if known is not None:
+                return self._repeated(known, app)
+        target = self._apps.get(app)
+        if target is None:
+            raise AppNotFound(f"no app {app[:100]!r} here: there are {', '.join(sorted(self._apps)) or 'none'}")
+        if self._drained_at is not None:
+            raise Draining("the server is shutting down and opens no session: try another, or again later")
+        if len(self._sessions) >= self.config.max_sessions:
+            raise SessionLimit(f"there are {len(self._sessions)} sessions, and no more are allowed: try again later")
+        managed = ManagedSession(
+            self,
+            target,
+            app=app,
+            principal=principal,
+            info=info,
+            params=params,
+            resumable=resumable,
+            request_id=request_id,
+            resume_window=min(resume_window or self.config.resume_window, self.config.resume_window),
+            command_window=command_window or self.config.command_window,
+            command_format=command_format,
+        )
+        self._sessions[managed.session.id] = managed
+        if request_id:
+            self._requests[principal, request_id] = managed
+        return managed
+
+    @property
+    def grace_left(self) -> float | None:
+        """The seconds that sessions have to end by themselves; None before `drain`."""
+        return None if self._drained_at is None else max(0.0, self._drained_at - asyncio.get_running_loop().time())
+
+    def find(self, session_id: str, token: str, principal: str) -> ManagedSession:
+        """Return the session that a client wants to resume (A2).
+
+        Raises:
+            SessionUnknown: there is none, or the token is another: it is not told which.
+            PrincipalMismatch: somebody else opened it.
+        """
+        managed = self._sessions.get(session_id)
+        expected = managed.token if managed is not None else ""
+        if not secrets.compare_digest(expected.encode(), token.encode()) or managed is None or not managed.resumable:
+            raise SessionUnknown("no session here of this id and token: it has ended, or never was")
+        if managed.principal != principal:
+            raise PrincipalMismatch("another principal opened this session", received=managed.inbox.taken)
+        return managed
+
+    def forget(self, managed: ManagedSession) -> None:
+        """Let go of a session that has ended."""
+        if self._sessions.pop(managed.session.id, None) is None:
+            return
+        managed.forget()
+        if managed.request_id:
+            asyncio.get_running_loop().call_later(
+                max(REQUEST_ID_MEMORY, managed.resume_window),
+                self._requests.pop,
+                (managed.principal, managed.request_id),
+                None,
+            )
+        self._changed.set()
+
+    def changed(self) -> None:
+        """Note that a session has ended, or lost its stream; called by the session."""
+        self._changed.set()
+
+    async def drain(self, grace: float) -> Drained:
+        """Open no session any more, let those there are end, and close the rest after ``grace`` seconds (E3).
+
+        Returns when no session is left, or at the latest 18.5 s after the grace.
+        """
+        self._drained_at = asyncio.get_running_loop().time() + grace
+        for managed in self._sessions.values():
+            if managed.stream is not None:
+                managed.stream.announce_draining(grace)
+        await self._wait(lambda: not self._sessions, grace)
+        rest = [managed for managed in self._sessions.values() if not managed.session.closed()]
+        for managed in rest:
+            managed.session.close(reason=CloseReason.SHUTDOWN)
+        await self._wait(lambda: all(managed.session.ended for managed in self._sessions.values()), ENDING_TIME)
+        await self._wait(lambda: all(managed.stream is None for managed in self._sessions.values()), DELIVERY_TIME)
+        lost = list(self._sessions.values())
+        return Drained(len(rest), len(lost), sum(managed.undelivered for managed in lost))
+
+    async def _wait(self, done: Callable[[], bool], seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                while not done():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    def _repeated(self, managed: ManagedSession, app: str) -> ManagedSession:
+        if managed.app != app:
+            raise RequestIdReused(
+                f"this request_id opened {managed.app!r}, not {app[:100]!r}: use a new one",
+                received=managed.inbox.taken,
+            )
+        if managed.session.id not in self._sessions:
+            raise SessionUnknown("the session of this request_id has ended")
+        return managed

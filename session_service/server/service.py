@@ -1,0 +1,114 @@
+"""The servicer: what gRPC calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from ..errors import PayloadInvalid
+from ..manager import SessionManager
+from ..session import SessionInfo, get_session_info_from_headers
+from ..v1 import info_pb2, session_pb2
+from .attachment import AckTimer, Attachment, Context
+from .auth import Authenticate
+from .statuses import statuses
+
+__all__ = ["SERVICE_NAME", "SessionService"]
+
+SERVICE_NAME = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
+
+
+class SessionService:
+    """Serves ``session_service.v1.SessionService``."""
+
+    def __init__(self, manager: SessionManager, authenticate: Authenticate) -> None:
+        self._manager = manager
+        self._authenticate = authenticate
+        self._acks = AckTimer()
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what a server is given.
+
+        Not by the generated ``add_..._to_server``: the methods take and return bytes. A command is serialised once, by
+        the call that sends it, and a request that cannot be decoded is answered by us.
+        """
+        return grpc.method_handlers_generic_handler(
+            SERVICE_NAME,
+            {
+                "Attach": grpc.stream_stream_rpc_method_handler(self.attach),
+                "ParseSessionInfo": grpc.unary_unary_rpc_method_handler(self.parse_session_info),
+            },
+        )
+
+    async def attach(self, _requests: AsyncIterator[bytes], context: Context) -> None:
+        """Serve one stream."""
+        # F0: it commits the call, so that no client library's retry policy replays its first messages.
+        await context.send_initial_metadata(())
+        async with statuses(context):
+            metadata = _metadata(context)
+            principal = self._authenticate(metadata, context.peer())
+            await Attachment(context, self._manager, self._acks, principal, _headers(metadata)).run()
+
+    async def parse_session_info(self, data: bytes, context: Context) -> bytes:
+        """Tell what headers say about a client: those of the request, else those of the call."""
+        response = info_pb2.ParseSessionInfoResponse()
+        async with statuses(context):
+            metadata = _metadata(context)
+            self._authenticate(metadata, context.peer())
+            try:
+                request = info_pb2.ParseSessionInfoRequest.FromString(data)
+            except DecodeError:
+                raise PayloadInvalid("the request cannot be decoded as a ParseSessionInfoRequest") from None
+            info = get_session_info_from_headers(request.headers or _headers(metadata), context.peer())
+            response.info.CopyFrom(_to_proto(info))
+        return response.SerializeToString()
+
+
+def _metadata(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
+    """Return the text entries of a call's metadata, the first of each name."""
+    found: dict[str, str] = {}
+    for name, value in context.invocation_metadata() or ():
+        if isinstance(value, str):
+            found.setdefault(name, value)
+    return found
+
+
+def _headers(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return metadata as HTTP headers.
+
+    A client cannot set ``user-agent``, which is the gRPC library's own, and grpc.aio hides ``:authority``; so what a
+    gateway forwards under another name wins.
+    """
+    headers = dict(metadata)
+    for name, forwarded in (("user-agent", "x-user-agent"), ("host", "x-forwarded-host")):
+        if forwarded in metadata:
+            headers[name] = metadata[forwarded]
+    return headers
+
+
+def _to_proto(info: SessionInfo) -> info_pb2.SessionInfo:
+    agent = info.user_agent
+    return info_pb2.SessionInfo(
+        user_agent=info_pb2.UserAgent(
+            text=info.user_agent_text,
+            browser=agent.browser.family,
+            browser_version=agent.browser.version_string,
+            os=agent.os.family,
+            os_version=agent.os.version_string,
+            device=agent.device.family,
+            device_brand=agent.device.brand or "",
+            device_model=agent.device.model or "",
+            mobile=agent.is_mobile,
+            tablet=agent.is_tablet,
+            pc=agent.is_pc,
+            touch=agent.is_touch_capable,
+            bot=agent.is_bot,
+        ),
+        user_language=info.user_language,
+        server_host=info.server_host,
+        origin=info.origin,
+        peer=info.peer,
+    )

@@ -1,0 +1,108 @@
+"""Which status ends a stream: the one table from exceptions to what a client sees (docs/protocol.md, Errors)."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from .. import errors
+
+__all__ = ["DOMAIN", "Retry", "as_fault", "statuses", "to_status"]
+
+logger = logging.getLogger(__name__)
+
+DOMAIN = "session_service"
+
+# What a client is asked to wait before it opens again.
+RETRY_DELAY_SECONDS = 5
+
+# In characters. A status travels in the trailers, twice, and clients take no more than 16 KiB of them. It may quote
+# what a client has sent.
+LONGEST_TEXT = 500
+
+
+class Retry(enum.Enum):
+    """What a client library does next: go on, begin anew, or give up."""
+
+    RESUME = "RESUME"
+    REOPEN = "REOPEN"
+    NEVER = "NEVER"
+
+
+class Row(NamedTuple):
+    """One row of the table."""
+
+    code: grpc.StatusCode
+    reason: str
+    retry: Retry
+
+
+_C = grpc.StatusCode
+TABLE: dict[type[errors.ProtocolError], Row] = {
+    errors.ProtocolViolation: Row(_C.INVALID_ARGUMENT, "PROTOCOL_VIOLATION", Retry.NEVER),
+    errors.FirstRequestTimeout: Row(_C.DEADLINE_EXCEEDED, "FIRST_REQUEST_TIMEOUT", Retry.RESUME),
+    errors.PayloadInvalid: Row(_C.INVALID_ARGUMENT, "PAYLOAD_INVALID", Retry.NEVER),
+    errors.SequenceGap: Row(_C.OUT_OF_RANGE, "SEQUENCE_GAP", Retry.RESUME),
+    errors.WindowExceeded: Row(_C.RESOURCE_EXHAUSTED, "WINDOW_EXCEEDED", Retry.NEVER),
+    errors.AppNotFound: Row(_C.NOT_FOUND, "APP_NOT_FOUND", Retry.NEVER),
+    errors.SessionUnknown: Row(_C.NOT_FOUND, "SESSION_NOT_FOUND", Retry.REOPEN),
+    errors.RequestIdReused: Row(_C.INVALID_ARGUMENT, "REQUEST_ID_REUSED", Retry.NEVER),
+    errors.ResumeImpossible: Row(_C.OUT_OF_RANGE, "RESUME_IMPOSSIBLE", Retry.REOPEN),
+    errors.Unauthenticated: Row(_C.UNAUTHENTICATED, "UNAUTHENTICATED", Retry.RESUME),
+    errors.PrincipalMismatch: Row(_C.PERMISSION_DENIED, "PRINCIPAL_MISMATCH", Retry.NEVER),
+    errors.SessionLimit: Row(_C.RESOURCE_EXHAUSTED, "SESSION_LIMIT", Retry.REOPEN),
+    errors.Draining: Row(_C.UNAVAILABLE, "DRAINING", Retry.REOPEN),
+    errors.TakenOver: Row(_C.ABORTED, "TAKEN_OVER", Retry.NEVER),  # by the same client: RESUME
+    errors.HeartbeatLost: Row(_C.UNAVAILABLE, "HEARTBEAT_LOST", Retry.RESUME),
+    errors.EndedUndelivered: Row(_C.ABORTED, "ENDED_UNDELIVERED", Retry.NEVER),
+    errors.InternalFault: Row(_C.INTERNAL, "INTERNAL", Retry.RESUME),
+}
+
+
+def to_status(error: errors.ProtocolError) -> grpc.Status:
+    """Return the status, with its ErrorInfo, that ends a stream because of ``error``."""
+    code, reason, retry = TABLE[type(error)]
+    if isinstance(error, errors.TakenOver) and error.by_same_client:
+        retry = Retry.RESUME
+    metadata = {name: text[:LONGEST_TEXT] for name, text in error.details.items()}
+    metadata["retry"] = retry.value
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)]
+    if isinstance(error, (errors.SessionLimit, errors.Draining)):
+        delay = duration_pb2.Duration(seconds=RETRY_DELAY_SECONDS)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=code.value[0], message=str(error)[:LONGEST_TEXT])
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return rpc_status.to_status(status)
+
+
+def as_fault(error: Exception) -> errors.InternalFault:
+    """Log a bug of ours, whole, and return what a client is told of it: an id to ask for."""
+    fault = errors.InternalFault(secrets.token_hex(8))
+    logger.error("%s", fault, exc_info=error)
+    return fault
+
+
+@contextlib.asynccontextmanager
+async def statuses(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+    """End a call with the status that belongs to what leaves the block."""
+    try:
+        yield
+    except grpc.aio.BaseError:  # the call is over
+        raise
+    except errors.ProtocolError as error:
+        await context.abort_with_status(to_status(error))
+    except Exception as error:
+        await context.abort_with_status(to_status(as_fault(error)))

@@ -1,0 +1,21 @@
+"""Sessions: the contract, its two kinds, and what tasks see of them. Nothing here knows gRPC."""
+
+from .base import AbstractSession
+from .context import TaskHandle, get_current_session, get_current_task_id
+from .coroutine import CoroutineSession
+from .info import SessionInfo, get_session_info_from_headers
+from .options import CloseReason, SessionOptions
+from .thread import ThreadSession
+
+__all__ = [
+    "AbstractSession",
+    "CloseReason",
+    "CoroutineSession",
+    "SessionInfo",
+    "SessionOptions",
+    "TaskHandle",
+    "ThreadSession",
+    "get_current_session",
+    "get_current_task_id",
+    "get_session_info_from_headers",
+]

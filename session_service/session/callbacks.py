@@ -1,0 +1,104 @@
+"""Registered callbacks, and when which of their runs may start."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+__all__ = ["Callback", "Callbacks", "Click"]
+
+
+class Callback:
+    """Code registered for an event.
+
+    Attributes:
+        id: what a client sends as the ``task_id`` of the event.
+        active: how many runs are going on, or have left its own line for the common one.
+        line: clicks of a serial callback that wait for their predecessor.
+        runs: how many there have been, for the ids of their tasks.
+    """
+
+    __slots__ = ("active", "func", "id", "line", "mutex", "runs", "serial")
+
+    def __init__(self, callback_id: str, func: Callable[..., Any], serial: bool, mutex: bool) -> None:
+        self.id = callback_id
+        self.func = func
+        self.serial = serial
+        self.mutex = mutex
+        self.active = 0
+        self.runs = 0
+        self.line: deque[Click] = deque()
+
+
+class Click(NamedTuple):
+    """One event for a callback: the arguments of its run, and its size in bytes."""
+
+    callback: Callback
+    args: tuple[Any, ...]
+    size: int = 0
+
+
+class Callbacks:
+    """Decides whether a click runs, waits or is ignored. Used on the loop's thread only.
+
+    Attributes:
+        waiting: how many clicks wait; they count against the event window.
+    """
+
+    def __init__(self, most_runs: int, start: Callable[[Click], None]) -> None:
+        self._most_runs = most_runs
+        self._start = start
+        self._runs = 0
+        self._line: deque[Click] = deque()  # of those that wait only because too many run
+        self._stopped = False
+        self.waiting = 0
+
+    @property
+    def idle(self) -> bool:
+        return not self._runs and (self._stopped or not self.waiting)
+
+    def needs_room(self, callback: Callback) -> bool:
+        """Tell whether a click would wait, rather than run or be ignored at once."""
+        if callback.active and (callback.mutex or callback.serial):
+            return not callback.mutex
+        return self._runs >= self._most_runs
+
+    def click(self, click: Click) -> None:
+        callback = click.callback
+        if callback.active and callback.mutex:
+            return
+        if callback.active and callback.serial:
+            self.waiting += 1
+            callback.line.append(click)
+            return
+        callback.active += 1
+        if self._runs >= self._most_runs:
+            self.waiting += 1
+            self._line.append(click)
+        else:
+            self._run(click)
+
+    def run_ended(self, callback: Callback) -> list[Click]:
+        """Note the end of a run, start what may follow, and return the clicks that wait no more."""
+        self._runs -= 1
+        callback.active -= 1
+        if callback.line:
+            callback.active += 1
+            self._line.append(callback.line.popleft())
+        started: list[Click] = []
+        while self._line and self._runs < self._most_runs and not self._stopped:
+            click = self._line.popleft()
+            self.waiting -= 1
+            started.append(click)
+            self._run(click)
+        return started
+
+    def stop(self) -> None:
+        """Start nothing any more: the session closes, and clicks that wait are lost with it."""
+        self._stopped = True
+
+    def _run(self, click: Click) -> None:
+        self._runs += 1
+        click.callback.runs += 1
+        self._start(click)

@@ -1,0 +1,117 @@
+"""The commands that wait for the backend, and the tasks that wait for room among them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ..errors import CommandBufferFull
+from ..window import Window
+from .waiter import LoopWaiter, ThreadWaiter, Waiter
+
+__all__ = ["CommandBuffer"]
+
+W = TypeVar("W", LoopWaiter, ThreadWaiter)
+
+# What a sender on the loop may be ahead of the client, in windows: enough that an app that drains now and then never
+# meets it, and a bound for one that never does.
+HARD_LIMIT = 8
+
+
+class CommandBuffer:
+    """A bounded line of encoded commands, filled from any thread and emptied on the loop.
+
+    Whoever finds it full gets a waiter instead, waits, and tries again.
+    """
+
+    def __init__(self, window: Window, on_first: Callable[[], None]) -> None:
+        """``on_first`` is called, in the thread of the sender, when a command comes where there was none."""
+        self._window = window
+        self._hard_window = Window(window.messages * HARD_LIMIT, window.size * HARD_LIMIT)
+        self._on_first = on_first
+        self._lock = threading.Lock()
+        self._commands: deque[tuple[Any, int]] = deque()
+        self._size = 0
+        self._producers: list[Waiter] = []
+
+    def __len__(self) -> int:
+        return len(self._commands)
+
+    def put(self, item: Any, size: int) -> ThreadWaiter | None:
+        """Add a command of ``size`` bytes; where there is no room return what the calling thread can wait for."""
+        with self._lock:
+            if not self._window.fits(len(self._commands), self._size, size):
+                waiter = ThreadWaiter()
+                self._producers.append(waiter)
+                return waiter
+            self._append(item, size)
+            first = len(self._commands) == 1
+        if first:
+            self._on_first()
+        return None
+
+    def put_nowait(self, item: Any, size: int) -> None:
+        """Add a command from the loop's thread, where nothing may wait, up to `HARD_LIMIT` windows.
+
+        Raises:
+            CommandBufferFull: there are so many already.
+        """
+        with self._lock:
+            if not self._hard_window.fits(len(self._commands), self._size, size):
+                raise CommandBufferFull(
+                    f"{len(self._commands)} commands of {self._size} bytes wait for the client:"
+                    " `await session.drain()` between sends"
+                )
+            self._append(item, size)
+            first = len(self._commands) == 1
+        if first:
+            self._on_first()
+
+    def take(self, messages: int | None, size: int | None) -> list[Any]:
+        """Take commands in order, up to both limits; a first one that is larger than ``size`` comes alone."""
+        taken: list[Any] = []
+        total = 0
+        with self._lock:
+            while self._commands and (messages is None or len(taken) < messages):
+                item, item_size = self._commands[0]
+                total += item_size
+                if size is not None and taken and total > size:
+                    break
+                self._size -= item_size
+                taken.append(item)
+                self._commands.popleft()
+            if taken:
+                self._wake()
+        return taken
+
+    def wait_room(self, kind: type[W]) -> W | None:
+        """Return None where there is room, else something to wait for."""
+        with self._lock:
+            if self._window.has_room(len(self._commands), self._size):
+                return None
+            waiter = kind()
+            self._producers.append(waiter)
+            return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Stop waiting."""
+        with self._lock:
+            if waiter in self._producers:
+                self._producers.remove(waiter)
+
+    def wake(self) -> list[Waiter]:
+        """Wake and return all who wait for room."""
+        with self._lock:
+            return self._wake()
+
+    def _append(self, item: Any, size: int) -> None:
+        self._commands.append((item, size))
+        self._size += size
+
+    def _wake(self) -> list[Waiter]:
+        producers, self._producers = self._producers, []
+        for waiter in producers:
+            waiter.wake()
+        return producers

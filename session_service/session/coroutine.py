@@ -1,0 +1,81 @@
+"""Sessions whose tasks are `async def` functions on the server's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from .base import AbstractSession, is_coroutine_function
+from .context import Task
+from .deferred import Deferred, call_on_loop
+
+__all__ = ["CoroutineSession"]
+
+
+class CoroutineSession(AbstractSession):
+    """Runs ``async def`` apps; each task is an ordinary `asyncio.Task`, and all of asyncio works in it."""
+
+    _default_callback_runs = 1024
+
+    def next_client_event(self) -> Any:  # a coroutine on the loop, an event in a thread: no type says that
+        """Wait for the next event of the current task; see `AbstractSession.next_client_event`.
+
+        A timeout is the caller's: ``async with asyncio.timeout(5)``.
+        """
+        task = self._own_task()
+        return self._next_event_on_loop(task) if self._in_loop_thread else self._next_event_in_thread(task)
+
+    def drain(self) -> Any:
+        """Wait until the command buffer has room; see `AbstractSession.drain`."""
+        return self._drain_on_loop() if self._in_loop_thread else self._drain_in_thread()
+
+    def _check_callable(self, func: Callable[..., Any], *, sync: bool = False, coroutine: bool = False) -> None:
+        if not callable(func) or not (sync or is_coroutine_function(func)):
+            raise TypeError(f"a coroutine session runs `async def`, not {func!r}: a ThreadSession runs plain functions")
+
+    def _start(self, task: Task, func: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context) -> None:
+        def start() -> None:
+            task.handle = self._loop.create_task(self._run(task, func, args), name=task.id, context=context)
+            # Not at the end of `_run`: a task that is cancelled before its first step never gets there.
+            task.handle.add_done_callback(lambda _: self._task_ended(task))
+            if task.cancelled or self._closed:
+                task.handle.cancel()
+
+        self._on_loop(start)
+
+    async def _run(self, task: Task, func: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        try:
+            result = func(*args)
+            if inspect.isawaitable(result):
+                await result
+        except asyncio.CancelledError as error:
+            self._failed(task, error)
+            raise
+        except BaseException as error:  # SystemExit would stop the loop, and with it every other session
+            self._failed(task, error)
+
+    def _interrupt(self, task: Task) -> None:
+        if task.handle is not None:
+            task.handle.cancel()
+
+    def _awaited(self, task: Task) -> object:
+        inner = task.handle.get_coro()
+        while (awaited := getattr(inner, "cr_await", None)) is not None:
+            inner = awaited
+        return inner
+
+    def _stack(self, task: Task) -> str:
+        # Not Task.print_stack: of a coroutine that is suspended it knows the outermost frame only.
+        frames = []
+        inner = task.handle.get_coro()
+        while (frame := getattr(inner, "cr_frame", None)) is not None:
+            frames.append((frame, frame.f_lineno))
+            inner = inner.cr_await
+        return "".join(traceback.StackSummary.extract(iter(frames)).format())
+
+    async def _call_deferred(self, func: Deferred, context: contextvars.Context) -> None:
+        await call_on_loop(func, context, self.options.deferred_timeout)

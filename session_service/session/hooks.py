@@ -1,0 +1,48 @@
+"""What an app wants to hear of its client's coming and going."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .callbacks import Callback, Click
+
+__all__ = ["Hooks"]
+
+Hook = Callable[..., Any]
+
+
+class Hooks:
+    """The hooks of one session, run as a serial callback is: in order, never two at once. On the loop's thread."""
+
+    def __init__(self, run: Callable[[Click], None]) -> None:
+        self._run = run
+        self._callback = Callback("task-0", lambda hook, *args: hook(*args), serial=True, mutex=False)
+        self._on_attach: list[Hook] = []
+        self._on_detach: list[Hook] = []
+        self._attached: tuple[Any, ...] | None = None
+
+    def add_attach(self, hook: Hook) -> None:
+        """Add a hook, and call it for the client that is attached, if one is: so a late one misses nothing."""
+        self._on_attach.append(hook)
+        if self._attached is not None:
+            self._call(hook, self._attached)
+
+    def add_detach(self, hook: Hook) -> None:
+        """Add a hook."""
+        self._on_detach.append(hook)
+
+    def attached(self, *args: Any) -> None:
+        """A client has attached: call the hooks with ``args``."""
+        self._attached = args
+        for hook in self._on_attach:
+            self._call(hook, args)
+
+    def detached(self, *args: Any) -> None:
+        """The client's stream is lost: call the hooks with ``args``."""
+        self._attached = None
+        for hook in self._on_detach:
+            self._call(hook, args)
+
+    def _call(self, hook: Hook, args: tuple[Any, ...]) -> None:
+        self._run(Click(self._callback, (hook, *args)))

@@ -1,0 +1,168 @@
+"""The events that wait for tasks, and the tasks that wait for events."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..window import Window
+from .waiter import LoopWaiter, ThreadWaiter, Waiter
+
+__all__ = ["Event", "Mail", "Mailbox", "Mailroom"]
+
+Event = dict[str, Any]
+
+
+class Mail(NamedTuple):
+    """An event as a task takes it, and its size in bytes."""
+
+    event: Event
+    size: int
+
+
+class Mailbox:
+    """One task's line of events and line of those who wait for them; the mailroom's lock guards both.
+
+    Waiters are served in the order of waiting. An event stays in the mailbox until its waiter really runs, so a wait
+    that is cancelled takes none, even in the turn in which one arrived: the first ``len(events)`` waiters are the ones
+    that have been woken, always, whoever joins or leaves.
+
+    Attributes:
+        events: what waits.
+        waiters: who waits.
+        ended: no event comes any more (E1); those that are here can still be taken.
+        closed: nothing can be taken any more.
+    """
+
+    __slots__ = ("closed", "ended", "events", "waiters")
+
+    def __init__(self, ended: bool = False) -> None:
+        self.events: deque[Mail] = deque()
+        self.waiters: deque[Waiter] = deque()
+        self.ended = ended
+        self.closed = False
+
+    @property
+    def ready(self) -> bool:
+        """True when a newcomer need not wait: there is an event for it, or there never will be one."""
+        return self.closed or len(self.events) > len(self.waiters) or (self.ended and not self.events)
+
+    def wake(self) -> None:
+        if self.ended and not self.events:
+            for waiter in self.waiters:
+                waiter.wake()
+        else:
+            for waiter, _ in zip(self.waiters, self.events, strict=False):
+                waiter.wake()
+
+
+class Mailroom:
+    """All mailboxes of a session: they share one window, which clicks that wait for their callback share with them.
+
+    Attributes:
+        window: what they hold together at most.
+    """
+
+    def __init__(self, window: Window, on_room: Callable[[], None]) -> None:
+        """``on_room`` is called once after each refusal, when half of the window is free; with the lock held."""
+        self.window = window
+        self._on_room = on_room
+        self._lock = threading.Lock()
+        self._held = 0
+        self._held_size = 0
+        self._room_wanted = False
+
+    def hold(self, size: int, force: bool = False) -> bool:
+        """Count something that has to wait; return False where the window is full."""
+        with self._lock:
+            return self._hold(size, force)
+
+    def release(self, sizes: list[int]) -> None:
+        """Count no longer what `hold` counted."""
+        with self._lock:
+            self._release(len(sizes), sum(sizes))
+
+    def put(self, mailbox: Mailbox, mail: Mail) -> bool:
+        """Deliver an event; return False where the window is full."""
+        with self._lock:
+            if not self._hold(mail.size, False):
+                return False
+            mailbox.events.append(mail)
+            mailbox.wake()
+            return True
+
+    async def next_on_loop(self, mailbox: Mailbox) -> Event | None:
+        """Wait for the next event; None when there will never be one."""
+        with self._lock:
+            if mailbox.ready:
+                return self._take(mailbox, len(mailbox.waiters))
+            waiter = LoopWaiter()
+            mailbox.waiters.append(waiter)
+        try:
+            await waiter.wait()
+            with self._lock:
+                return self._take(mailbox, mailbox.waiters.index(waiter))
+        finally:
+            self._leave(mailbox, waiter)
+
+    def next_in_thread(self, mailbox: Mailbox, timeout: float | None) -> Event | None:
+        """Block for the next event, like `next_on_loop`; TimeoutError after ``timeout`` seconds."""
+        with self._lock:
+            if mailbox.ready:
+                return self._take(mailbox, len(mailbox.waiters))
+            waiter = ThreadWaiter()
+            mailbox.waiters.append(waiter)
+        try:
+            if not waiter.wait(timeout):
+                raise TimeoutError(f"no event within {timeout} s")
+            with self._lock:
+                return self._take(mailbox, mailbox.waiters.index(waiter))
+        finally:
+            self._leave(mailbox, waiter)
+
+    def end(self, mailbox: Mailbox) -> None:
+        """No event comes any more."""
+        with self._lock:
+            mailbox.ended = True
+            mailbox.wake()
+
+    def close(self, mailbox: Mailbox) -> int:
+        """End it at once and return how many events nobody took."""
+        with self._lock:
+            left = len(mailbox.events)
+            self._release(left, sum(mail.size for mail in mailbox.events))
+            mailbox.events.clear()
+            mailbox.closed = mailbox.ended = True
+            mailbox.wake()
+            return left
+
+    def _take(self, mailbox: Mailbox, place: int) -> Event | None:
+        """Take what is due to the waiter at ``place`` in the line: one behind another may run first."""
+        if place >= len(mailbox.events):
+            return None
+        mail = mailbox.events[place]
+        del mailbox.events[place]  # most often the first
+        self._release(1, mail.size)
+        return mail.event
+
+    def _leave(self, mailbox: Mailbox, waiter: Waiter) -> None:
+        with self._lock:
+            mailbox.waiters.remove(waiter)
+            mailbox.wake()
+
+    def _hold(self, size: int, force: bool) -> bool:
+        if not force and not self.window.fits(self._held, self._held_size, size):
+            self._room_wanted = True
+            return False
+        self._held += 1
+        self._held_size += size
+        return True
+
+    def _release(self, count: int, size: int) -> None:
+        self._held -= count
+        self._held_size -= size
+        if self._room_wanted and self._held * 2 <= self.window.messages and self._held_size * 2 <= self.window.size:
+            self._room_wanted = False
+            self._on_room()

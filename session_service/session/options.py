@@ -1,0 +1,43 @@
+"""What bounds a session, and why it ended."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from ..window import Window
+
+__all__ = ["CloseReason", "SessionOptions"]
+
+
+class CloseReason(enum.Enum):
+    """Why a session ended (protocol E4)."""
+
+    COMPLETED = "the main task returned"
+    CLIENT = "the client closed it"
+    SERVER = "the app or an operator closed it"
+    EXPIRED = "no client came back within the resume window"
+    FAILED = "an exception left the main task"
+    SHUTDOWN = "the server shut down"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOptions:
+    """The limits of one session.
+
+    Attributes:
+        command_window: how much a session buffers before sending blocks or `drain` waits.
+        event_window: how much all its mailboxes and waiting callback runs hold together.
+        callback_runs: how many callback runs there may be at once; None for the default of the kind (1,024 coroutines,
+            64 threads).
+        close_grace: seconds that tasks have to unwind after `close`.
+        deferred_timeout: seconds that one deferred call may take.
+        debug: tell the client the traceback of a failure.
+    """
+
+    command_window: Window = field(default_factory=Window)
+    event_window: Window = field(default_factory=Window)
+    callback_runs: int | None = None
+    close_grace: float = 5.0
+    deferred_timeout: float = 10.0
+    debug: bool = False

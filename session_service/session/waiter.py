@@ -1,0 +1,67 @@
+"""Something that waits and can be woken once, from any thread: code on the event loop, or a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+__all__ = ["LoopWaiter", "ThreadWaiter", "Waiter"]
+
+
+class LoopWaiter:
+    """Code on the running event loop; ``owner`` is its asyncio task."""
+
+    __slots__ = ("_future", "_loop", "_thread", "owner")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._future: asyncio.Future[None] = self._loop.create_future()
+        self.owner: object = asyncio.current_task()
+
+    @property
+    def cancelled(self) -> bool:
+        """True when it has been cancelled, and will not notice that it is woken."""
+        return self._future.cancelled()
+
+    def wake(self) -> None:
+        """Let it go on; again does nothing."""
+        if threading.get_ident() == self._thread:
+            self._set()
+        else:
+            self._loop.call_soon_threadsafe(self._set)
+
+    def _set(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait until woken."""
+        await self._future
+
+
+class ThreadWaiter:
+    """The current thread, which is its ``owner``."""
+
+    __slots__ = ("_lock", "_woken", "owner")
+    cancelled = False  # a thread cannot be
+
+    def __init__(self) -> None:
+        # What Condition.wait makes, too: the cheapest thing in Python that a thread can wait for.
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._woken = False
+        self.owner: object = threading.current_thread()
+
+    def wake(self) -> None:
+        """Let it go on; again does nothing."""
+        if not self._woken:
+            self._woken = True
+            self._lock.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return True when woken, False when ``timeout`` seconds have passed."""
+        return self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0))
+
+
+Waiter = LoopWaiter | ThreadWaiter

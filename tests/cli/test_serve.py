@@ -1,0 +1,304 @@
+"""``session-service serve``: which apps, where, with which options, and what it says when it can't."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+
+import grpc
+import pytest
+from grpc_reflection.v1alpha import reflection_pb2
+
+from session_service.v1 import session_pb2 as pb
+
+from ..protocol.peer import event, value
+from .program import CONSOLE_SCRIPT, MODULE, Program, Served
+
+SERVICE = "session_service.v1.SessionService"
+
+SAY = """
+    from session_service import get_current_session
+
+    def say(name):
+        async def app():
+            get_current_session().send_task_command({"command": "say", "spec": name})
+        return app
+
+    first, second = say("first"), say("second")
+    apps = {"one": say("one"), "two": say("two")}
+
+    class Group:
+        inner = say("inner")
+"""
+
+
+async def said(served: Served, app: str) -> object:
+    """Open an app that says one thing."""
+    peer = await served.open(app, command_format=pb.PAYLOAD_FORMAT_JSON)
+    (command,) = await peer.receive_commands(1)
+    return value(command)
+
+
+# --- what is served ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [MODULE, CONSOLE_SCRIPT], ids=["python -m session_service", "session-service"])
+async def test_an_app_of_the_current_folder_is_served_under_its_own_name(
+    program: Program, command: tuple[str, ...]
+) -> None:
+    program.command = command
+    program.write(SAY)
+    served = await program.serve("apps:first")
+    assert re.fullmatch(r"127\.0\.0\.1:[1-9]\d*", served.address)
+    assert await said(served, "first") == "first"
+
+
+async def test_apps_can_be_renamed_come_in_mappings_and_have_dotted_attributes(program: Program) -> None:
+    program.write(SAY)
+    served = await program.serve("apps:first", "other=apps:first", "apps:apps", "apps:Group.inner")
+    names = ["first", "other", "one", "two", "inner"]
+    assert [await said(served, name) for name in names] == ["first", "first", "one", "two", "inner"]
+    status = await (peer := served.attach()).send(open=pb.Open(app="second")) and await peer.status()
+    assert status
+    assert (status.code, status.reason) == (grpc.StatusCode.NOT_FOUND, "APP_NOT_FOUND")
+
+
+async def test_health_says_that_it_serves(program: Program) -> None:
+    program.write(SAY)
+    served = await program.serve("apps:first")
+    assert await served.health("") == await served.health(SERVICE) == "SERVING"
+
+
+async def test_reflection_lists_the_service(program: Program) -> None:
+    program.write(SAY)
+    served = await program.serve("apps:first")
+    call = served.channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )()
+    await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    response = await call.read()
+    assert isinstance(response, reflection_pb2.ServerReflectionResponse)
+    assert SERVICE in {service.name for service in response.list_services_response.service}
+    await call.done_writing()
+    assert await call.code() is grpc.StatusCode.OK
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+async def test_every_option_can_be_given_by_environment(program: Program, by: str) -> None:
+    program.write("""
+        from session_service import get_current_session
+
+        async def fails():
+            raise ValueError("on purpose")
+
+        async def waits():
+            await get_current_session().next_client_event()
+    """)
+    options = {
+        "listen": f"unix:{program.folder}/socket",
+        "resume-window": "7.5",
+        "max-sessions": "1",
+        "shutdown-grace": "23",
+        "debug": "1",
+    }
+    if by == "environment":
+        environment = {f"SESSION_SERVICE_{name.upper().replace('-', '_')}": text for name, text in options.items()}
+        served = await program.serve("apps:fails", "apps:waits", **environment)
+    else:
+        del options["debug"]
+        arguments = [argument for name, text in options.items() for argument in (f"--{name}", text)]
+        served = await program.serve(*arguments, "--debug", "apps:fails", "apps:waits")
+
+    assert served.address == f"unix:{program.folder}/socket"
+    failed = await served.open("fails", command_format=pb.PAYLOAD_FORMAT_JSON)
+    told = [value(command) for response in await failed.receive_all() for command in response.commands]
+    assert "ValueError: on purpose" in str(told)  # debug
+    peer = await served.open("waits", resumable=True)
+    assert peer.opened.limits.resume_window.ToTimedelta().total_seconds() == 7.5
+    refused = served.attach()
+    await refused.send(open=pb.Open(app="waits"))
+    assert (await refused.status()).reason == "SESSION_LIMIT"
+    served.signal()
+    assert (await peer.receive()).draining.grace.ToTimedelta().total_seconds() == 23
+
+
+async def test_the_log_goes_to_stderr_one_line_an_entry(program: Program) -> None:
+    program.write("""
+        import logging
+        logging.getLogger("mine").info("imported")
+        logging.getLogger("mine").debug("not seen")
+
+        async def app(): ...
+    """)
+    served = await program.serve("apps:app")
+    served.signal()
+    assert await served.exit_code() == 0
+    entry = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO [\w.]+: .+")
+    lines = served.log().splitlines()
+    assert [line for line in lines if not entry.fullmatch(line)] == []
+    assert lines[0].endswith("INFO mine: imported")
+
+
+async def test_with_debug_the_log_says_more(program: Program) -> None:
+    program.write("import logging; logging.getLogger('mine').debug('seen')\nasync def app(): ...")
+    served = await program.serve("--debug", "apps:app")
+    assert "DEBUG mine: seen" in served.log()
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_sys_exit_in_an_asyncio_task_of_an_app_does_not_end_the_server(program: Program, loop: str) -> None:
+    if loop == "asyncio":
+        program.write("raise ImportError", "uvloop.py")  # shadows the one that is installed
+    program.write("""
+        import asyncio, sys
+        from session_service import get_current_session
+
+        async def exits():
+            async def child():
+                sys.exit("on purpose")
+            task = asyncio.create_task(child())
+            await asyncio.wait([task])
+
+        async def which():
+            loop = asyncio.get_running_loop()
+            get_current_session().send_task_command({"command": "loop", "spec": type(loop).__module__})
+
+        async def echo():
+            event = await get_current_session().next_client_event()
+            get_current_session().send_task_command({"command": "echo", "spec": event["data"]})
+    """)
+    served = await program.serve("apps:exits", "apps:which", "apps:echo")
+    assert str(await said(served, "which")).startswith(loop)
+    other = await served.open("echo", command_format=pb.PAYLOAD_FORMAT_JSON)
+    for _ in range(3):
+        peer = await served.open("exits")
+        assert (await peer.receive()).closed.reason == pb.CLOSE_REASON_COMPLETED
+        assert (await peer.status()).code is grpc.StatusCode.OK
+    await other.send(events=[event("say", "still here")])
+    assert [value(command) for command in await other.receive_commands(1)] == ["still here"]
+    assert "SystemExit: on purpose" in served.log()
+    served.signal()
+    assert await served.exit_code() == 0
+
+
+# --- one line, exit code 2 --------------------------------------------------------------------------------------------
+
+BROKEN = """
+    import absent_dependency
+"""
+RAISES = """
+    raise RuntimeError("no database\\nanywhere")
+"""
+
+
+WRONG = [
+    (["serve"], "APP"),
+    (["serve", "apps"], "apps: an APP is [NAME=]MODULE:ATTRIBUTE"),
+    (["serve", "=apps:first"], "[NAME=]MODULE:ATTRIBUTE"),
+    (["serve", "nowhere:app"], "No module named 'nowhere'"),
+    (["serve", "apps:nothing"], "no attribute 'nothing'"),
+    (["serve", "apps:Group.nothing"], "no attribute 'nothing'"),
+    (["serve", "apps:__name__"], "'__name__' is no function: it is of type str"),
+    (["serve", "apps:not_all"], "'two' is no function: it is of type int"),
+    (["serve", "name=apps:apps"], "leave out name="),
+    (["serve", "apps:first", "first=apps:second"], "another app 'first'"),
+    (["serve", "apps:apps", "one=apps:first"], "another app 'one'"),
+    (
+        ["serve", "broken:app"],
+        "broken:app: cannot import it: ModuleNotFoundError: No module named 'absent_dependency'",
+    ),
+    (["serve", "raises:app"], "raises:app: cannot import it: RuntimeError: no database anywhere"),
+    (["serve", "exits:app"], "exits:app: cannot import it: SystemExit: 0"),
+    (["serve", "unreadable:app"], "SyntaxError"),
+    (["serve", "--nonsense", "apps:first"], "--nonsense"),
+    (["serve", "--listen", "127.0.0.1", "apps:first"], "neither HOST:PORT nor unix:PATH"),
+    (["serve", "--listen", "127.0.0.1:65536", "apps:first"], "neither HOST:PORT nor unix:PATH"),
+    (["serve", "--listen", "::1:0", "apps:first"], "neither HOST:PORT nor unix:PATH"),
+    (["serve", "--listen", "192.0.2.1:0", "apps:first"], "cannot listen on 192.0.2.1:0"),
+    (["serve", "--listen", "unix:/no/such/folder/socket", "apps:first"], "cannot listen on unix:/no/such/folder"),
+    (["serve", "--resume-window", "-1", "apps:first"], "--resume-window"),
+    (["serve", "--shutdown-grace", "nan", "apps:first"], "--shutdown-grace"),
+    (["serve", "--shutdown-grace", "inf", "apps:first"], "--shutdown-grace"),
+    (["serve", "--max-sessions", "0", "apps:first"], "--max-sessions"),
+    (["nonsense"], "nonsense"),
+    ([], "Missing command"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
+async def test_what_is_wrong_is_told_in_one_line(program: Program, arguments: list[str], expected: str) -> None:
+    program.write(SAY + "\n    not_all = {'one': first, 'two': 2}\n")
+    program.write(BROKEN, "broken.py")
+    program.write(RAISES, "raises.py")
+    program.write("import sys; sys.exit(0)", "exits.py")
+    program.write("def", "unreadable.py")
+    ended = await program.run(*arguments)
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    assert ended.stderr.startswith("session-service: ")
+    assert expected in ended.stderr
+
+
+async def test_a_bad_value_in_the_environment_is_told_in_one_line(program: Program) -> None:
+    program.write(SAY)
+    ended = await program.run("serve", "apps:first", SESSION_SERVICE_MAX_SESSIONS="many")
+    assert (ended.code, ended.stderr.count("\n")) == (2, 1)
+    assert "'many'" in ended.stderr
+
+
+async def test_a_port_in_use_is_told_in_one_line(program: Program) -> None:
+    program.write(SAY)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = await program.run("serve", "--listen", address, "apps:first")
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr == f"session-service: cannot listen on {address}: in use, or no address of this machine\n"
+
+
+async def test_with_debug_the_traceback_of_a_module_that_raises_comes_before_the_line(program: Program) -> None:
+    program.write(RAISES, "raises.py")
+    ended = await program.run("serve", "--debug", "raises:app")
+    assert ended.code == 2
+    assert "Traceback" in ended.stderr
+    assert 'raise RuntimeError("no database' in ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert last == "session-service: raises:app: cannot import it: RuntimeError: no database anywhere"
+
+
+@pytest.mark.parametrize("command", [MODULE, CONSOLE_SCRIPT], ids=["python -m session_service", "session-service"])
+async def test_the_version_is_told(program: Program, command: tuple[str, ...]) -> None:
+    program.command = command
+    ended = await program.run("--version")
+    assert ended.code == 0
+    assert re.fullmatch(r"session-service, version \d+\.\d+\.\d+\S*\n", ended.stdout)
+
+
+async def test_help_names_the_environment_variables(program: Program) -> None:
+    ended = await program.run("serve", "--help")
+    names = {"LISTEN", "RESUME_WINDOW", "MAX_SESSIONS", "SHUTDOWN_GRACE", "DEBUG"}
+    assert ended.code == 0
+    assert set(re.findall(r"SESSION_SERVICE_(\w+)", ended.stdout)) == names
+
+
+async def test_ctrl_c_while_an_app_is_imported_ends_the_program_without_a_traceback(program: Program) -> None:
+    program.write("""
+        import os, signal
+        os.kill(os.getpid(), signal.SIGINT)
+    """)
+    ended = await program.run("serve", "apps:app")
+    assert (ended.code, ended.stderr.strip()) == (128 + signal.SIGINT, "")
+
+
+async def test_an_app_can_be_opened_by_many_at_once(program: Program) -> None:
+    program.write(SAY)
+    served = await program.serve("apps:apps")
+    assert set(await asyncio.gather(*(said(served, name) for name in ["one", "two"] * 20))) == {"one", "two"}
