@@ -97,7 +97,9 @@ class Attachment:
         self._timer: asyncio.TimerHandle | None = None
         self._managed: ManagedSession | None = None
         self._controls: deque[pb.AttachResponse] = deque()
-        self._wakeup = asyncio.Event()
+        self._woken = False  # something has happened since the writer last looked
+        self._sleep: asyncio.Future[None] = self._loop.create_future()
+        self._more = False  # the message that is being written leaves something to write
         self._inbox_room = asyncio.Event()
         self._sent_at = self._received_at = self._loop.time()
         self._ack_now = False
@@ -132,7 +134,9 @@ class Attachment:
 
     def wake(self) -> None:
         """Have the writer look for something to write."""
-        self._wakeup.set()
+        self._woken = True
+        if not self._sleep.done():
+            self._sleep.set_result(None)
 
     def events_taken(self) -> None:
         """Acknowledge what the session took over, now or soon; go on reading if that waited for it."""
@@ -150,7 +154,7 @@ class Attachment:
         """Write an ack, if something is still unacknowledged."""
         if self._managed is not None and self._managed.inbox.ack_pending:
             self._ack_now = True
-            self._wakeup.set()
+            self.wake()
 
     def fail(self, error: ProtocolError) -> None:
         """End the stream with an error; only the first counts."""
@@ -172,12 +176,12 @@ class Attachment:
     def announce_draining(self, grace: float) -> None:
         """Tell the client that the server shuts down."""
         self._controls.append(pb.AttachResponse(draining=pb.Draining(grace=_duration(grace))))
-        self._wakeup.set()
+        self.wake()
 
     def _end(self) -> None:
         self._over = True
         self._detach()
-        self._wakeup.set()
+        self.wake()
         self._inbox_room.set()
 
     def _detach(self) -> None:
@@ -189,6 +193,7 @@ class Attachment:
 
     async def _write(self) -> None:
         while not self._over:
+            self._woken = False
             message = self._next_message()
             managed = self._managed
             if message is not None:
@@ -196,11 +201,13 @@ class Attachment:
                 self._sent_at = self._loop.time()
                 if managed is not None and not managed.resumable:
                     managed.ack(managed.outbox.sent)  # nobody acknowledges a plain session but HTTP/2 (P4)
+                if self._more:
+                    continue
             elif managed is not None and managed.session.ended and (self._read_all or not managed.resumable):
                 self._end()  # all is written, or no ack will come to make room for the rest (A1)
-            else:
-                await self._wakeup.wait()
-                self._wakeup.clear()
+            if not self._woken:
+                self._sleep = self._loop.create_future()
+                await self._sleep
 
     def _next_message(self) -> bytes | None:
         """Return the next message, None when nothing is due. One control part a message: they share a oneof."""
@@ -209,10 +216,12 @@ class Attachment:
             return None
         if self._controls:
             response = self._controls.popleft()
+            self._more = True
             self._add_ack(managed, response)
             return response.SerializeToString()
         managed.feed()
         first, commands = managed.outbox.take(BATCH_SIZE)
+        self._more = managed.starved or managed.session.ended
         self._starved = not commands and managed.starved
         if not commands and not self._ack_now and not self._heartbeat:
             return None
@@ -338,14 +347,14 @@ class Attachment:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(self._config.heartbeat_interval, self._on_heartbeat_timer)
-        self._wakeup.set()
+        self.wake()
 
     def _on_ack(self, ack: int) -> None:
         managed = self._managed
         if managed is not None and managed.resumable:
             managed.ack(ack)
             if self._starved:  # an ack wakes nobody else (D3)
-                self._wakeup.set()
+                self.wake()
 
     def _on_events(self, request: pb.AttachRequest) -> None:
         managed = self._managed
@@ -387,7 +396,7 @@ class Attachment:
             self.fail(ProtocolViolation("the stream ended before open or resume (F1)"))
         elif not managed.resumable:
             managed.end_events()  # P2
-        self._wakeup.set()
+        self.wake()
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -406,7 +415,7 @@ class Attachment:
         due = self._sent_at + interval
         if now >= due:
             self._heartbeat = True
-            self._wakeup.set()
+            self.wake()
             due = now + interval
         if managed.resumable:
             due = min(due, self._received_at + interval * SILENT_INTERVALS)

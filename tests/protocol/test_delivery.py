@@ -776,17 +776,20 @@ class Cuts:
         else:
             peer.opened = self._opened
             await peer.send(resume=resume_of(peer, received=self._received))
-        timer, messages, cut = None, -1, asyncio.Event()
+        timer, messages, was_cut = None, -1, asyncio.Event()
+
+        def cut() -> None:
+            was_cut.set()
+            peer.cancel()
+
         if self._left:  # the cut comes after some messages, or at any moment whatever goes on
             self._left -= 1
             messages = self._random.randrange(80)
-            timer = asyncio.get_running_loop().call_later(
-                self._random.random() / 20, lambda: (cut.set(), peer.cancel())
-            )
+            timer = asyncio.get_running_loop().call_later(self._random.random() / 20, cut)
         try:
             return await self._converse(peer, rounds, messages)
         except asyncio.CancelledError:  # what grpc.aio raises from a write that the cut met
-            if not cut.is_set():
+            if not was_cut.is_set():
                 raise
             return False
         finally:

@@ -147,13 +147,14 @@ async def test_a_graceful_close_of_a_session_that_is_full_both_ways_takes_every_
     app, peer = writers
     await peer.send(close=pb.Close())
     app.take.open()
-    received = 4
-    await peer.send(ack=received)
-    while not (response := await peer.receive()).HasField("closed"):
-        received += len(response.commands)
+    received, closed = 4, None
+    while closed is None:
         await peer.send(ack=received)
+        response = await peer.receive()
+        received += len(response.commands)
+        closed = response.closed if response.HasField("closed") else None
     assert (received, app.taken) == (100, list(range(1, 33)))
-    assert response.closed.sequence == 101
+    assert closed.sequence == 101
 
 
 async def test_a_server_reads_on_while_its_client_does_not(serve: Serve, kind: Kind) -> None:
@@ -204,16 +205,15 @@ async def test_a_plain_session_keeps_what_its_client_is_slow_to_read(serve: Serv
     service = await serve({"app": kind.app(app)}, resume_window=0.2)
     async with narrow(service) as channel:
         slow = await Service(service.server, channel).open("app", command_format=JSON)
-        await values(slow, 5)
+        first = await slow.receive_until(lambda response: response.commands)
         [managed] = service.server.manager._sessions.values()
         await eventually(lambda: managed.session.ended)
         for _ in range(2):  # two resume windows pass: it has none
             other = await service.open("app", resumable=True)
             other.cancel()
             await eventually(lambda: len(service.server.manager) == 1)
-        responses = await slow.receive_all()
-        rest = [value(command)[0] for response in responses for command in response.commands]
-        assert rest == list(range(5, 20))
+        responses = first + await slow.receive_all()
+        assert [value(command)[0] for response in responses for command in response.commands] == list(range(20))
         assert responses[-1].closed.reason == pb.CLOSE_REASON_COMPLETED
 
 
