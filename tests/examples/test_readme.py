@@ -21,7 +21,7 @@ from ..cli.program import PATIENCE, Program, Served
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-APP, CLIENT = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+APP, STUB_CLIENT, CLIENT = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
 def block(start: str) -> str:
@@ -87,12 +87,18 @@ def flat(responses: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 async def test_the_conversation_by_a_generated_stub_is_as_shown(order: Served, tmp_path: Path) -> None:
-    (tmp_path / "client.py").write_text(CLIENT.replace("127.0.0.1:50051", order.address))
+    (tmp_path / "client.py").write_text(STUB_CLIENT.replace("127.0.0.1:50051", order.address))
     shown = block("ask ")
     typed = re.findall(r"^> ?(.*\n)", shown, re.MULTILINE)
     printed = re.sub(r"^>.*\n", "> ", shown, flags=re.MULTILINE)  # a terminal shows what is typed
     assert typed == ["tea\n", "cake\n", "\n"]
     assert await output_of([sys.executable, "client.py"], stdin="".join(typed), folder=tmp_path) == printed
+
+
+async def test_the_conversation_by_the_python_client_is_the_same(order: Served, tmp_path: Path) -> None:
+    (tmp_path / "client.py").write_text(CLIENT.replace("127.0.0.1:50051", order.address))
+    printed = await output_of([sys.executable, "client.py"], stdin="tea\ncake\n\n", folder=tmp_path)
+    assert printed.endswith("> receipt {'items': ['tea', 'cake']}\nCOMPLETED\n")
 
 
 async def test_every_option_stands_in_the_table(program: Program) -> None:

@@ -65,14 +65,15 @@ async def until_steady(progress: Callable[[], int], other: Peer) -> None:
 
 async def test_P1_sequences_and_acks_are_absent_and_ignored(serve: Serve) -> None:
     service = await serve({"echo": echo})
-    peer = await service.open("echo", command_format=JSON)
-    assert peer.opened.resume_token == ""
-    assert not peer.opened.limits.HasField("resume_window")
-    await peer.send(events=[event(data=1)], first_sequence=77, ack=99)
+    peer = service.attach()
+    await peer.send(open=pb.Open(app="echo", command_format=JSON), events=[event(data=1)], first_sequence=77, ack=99)
     await peer.send(events=[event(data=2)], first_sequence=1)
     await peer.send(events=[event(data=3)], close=pb.Close(), ack=2**64 - 1)
     responses = await peer.receive_all()
     assert values(responses) == [1, 2, 3]
+    opened = responses[0].opened
+    assert opened.resume_token == ""
+    assert not opened.limits.HasField("resume_window")
     assert {(response.first_sequence, response.ack) for response in responses} == {(0, 0)}
     assert (await peer.status()).code is grpc.StatusCode.OK
 

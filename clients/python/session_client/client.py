@@ -1,0 +1,171 @@
+"""A client of one server."""
+
+from __future__ import annotations
+
+import uuid
+import weakref
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import grpc
+from google.protobuf import duration_pb2
+
+from session_service import payload
+from session_service.v1 import session_pb2 as pb
+from session_service.window import Window
+
+from .conversation import Conversation, Position
+from .errors import SessionEnded
+from .retry import RetryPolicy
+from .session import Attachment, ClientSession, Credentials
+from .stream import Call
+
+__all__ = ["SessionClient"]
+
+ATTACH = "/session_service.v1.SessionService/Attach"
+
+_OPTIONS = [
+    # A dead server is noticed in 30 + 10 s at the latest, a proxy that drops idle connections is kept from it.
+    # keepalive_timeout_ms alone is not enough (grpc/grpc#39239).
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # The library comes back by itself: the channel must not sit out its own delays, two minutes by default.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A retry policy would replay the first messages of a stream.
+    ("grpc.enable_retries", 0),
+    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+]
+
+
+class SessionClient:
+    """Opens and resumes the sessions of one server.
+
+    ::
+
+        async with SessionClient("localhost:50051") as client:
+            async with client.open("greet", params={"name": "Ada"}) as session:
+                async for command in session:
+                    await session.send_event("answer", 36, task_id=command.task_id)
+            print(session.closed.reason)
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        credentials: Credentials | None = None,
+        channel_credentials: grpc.ChannelCredentials | None = None,
+        retry: RetryPolicy | None = None,
+        command_window: Window | None = None,
+        on_attachment: Callable[[Attachment], None] | None = None,
+    ) -> None:
+        """Make a client; nothing is connected before a session is opened.
+
+        Args:
+            target: ``HOST:PORT`` or ``unix:PATH``.
+            credentials: asked at each attach for metadata, such as ``{"authorization": "Bearer ..."}``; sync or async.
+            channel_credentials: for TLS; None for plain text.
+            retry: how it comes back after a lost connection.
+            command_window: how many commands, and bytes, may wait for the application; None for 1,024 and 1 MiB.
+            on_attachment: called when a session is attached, resumed or has lost its stream.
+        """
+        self._target = target
+        self._credentials = credentials
+        self._channel_credentials = channel_credentials
+        self._policy = retry or RetryPolicy()
+        self._command_window = command_window or Window()
+        self._on_attachment = on_attachment
+        self._channel: grpc.aio.Channel | None = None
+        self._sessions: weakref.WeakSet[ClientSession] = weakref.WeakSet()
+        self._closed = False
+
+    async def __aenter__(self) -> SessionClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; the server keeps sessions that are not closed for their resume window."""
+        self._closed = True
+        for session in list(self._sessions):
+            await session._abandon()
+        if self._channel is not None:
+            await self._channel.close()
+
+    def open(
+        self,
+        app: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        resumable: bool = True,
+        resume_window: float | None = None,
+        request_id: str | None = None,
+    ) -> ClientSession:
+        """Return a new session; ``async with`` opens it.
+
+        Args:
+            app: the name of the app.
+            params: JSON values for it.
+            headers: those of the person's browser, for the session's information; see ParseSessionInfo.
+            resumable: whether it outlives a lost connection.
+            resume_window: seconds that the server shall keep it without a connection; None for what the server allows.
+            request_id: makes repeating this open safe; None for a random UUID.
+
+        Raises:
+            PayloadError: ``params`` cannot be carried exactly.
+        """
+        opening = pb.Open(
+            app=app,
+            params=payload.encode_struct(params or {}, "params"),
+            headers=headers or {},
+            resumable=resumable,
+            command_format=pb.PAYLOAD_FORMAT_JSON,
+        )
+        if resumable:
+            opening.request_id = request_id or str(uuid.uuid4())
+            opening.client_id = str(uuid.uuid4())
+            opening.command_window.messages = self._command_window.messages
+            opening.command_window.bytes = self._command_window.size
+        if resume_window is not None:
+            opening.resume_window.CopyFrom(
+                duration_pb2.Duration(seconds=int(resume_window), nanos=int(resume_window % 1 * 1e9))
+            )
+        return self._session(opening, None)
+
+    def resume(self, position: Position) -> ClientSession:
+        """Return a session that another process, or this one, has left; ``async with`` resumes it.
+
+        Commands after ``position.received`` come again. Events after what the server has taken over died with the
+        other process; `ClientSession.taken_over` says where to go on.
+        """
+        return self._session(None, position)
+
+    def _session(self, opening: pb.Open | None, position: Position | None) -> ClientSession:
+        conversation = Conversation(opening, position, self._command_window)
+        session = ClientSession(conversation, self._attach, self._credentials, self._policy, self._on_attachment)
+        self._sessions.add(session)
+        return session
+
+    def _attach(self, metadata: Mapping[str, str]) -> Call:
+        # As bytes: a response that does not decode would look like the end of the stream (protocol D7).
+        attach: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._connected().stream_stream(ATTACH)
+        return attach(metadata=tuple(metadata.items()))
+
+    def _connected(self) -> grpc.aio.Channel:
+        if self._closed:
+            raise SessionEnded("the client is closed: make a new one")
+        if self._channel is None:
+            if self._channel_credentials is None:
+                self._channel = grpc.aio.insecure_channel(self._target, options=_OPTIONS)
+            else:
+                self._channel = grpc.aio.secure_channel(self._target, self._channel_credentials, options=_OPTIONS)
+        return self._channel

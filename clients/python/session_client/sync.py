@@ -1,0 +1,187 @@
+"""The same client for code without asyncio: each call blocks, and one loop in the background does the work."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator, Mapping
+from types import TracebackType
+from typing import Any, TypeVar
+
+from .client import SessionClient
+from .conversation import Closed, Command, Position
+from .errors import SessionEnded
+from .session import ClientSession
+
+__all__ = ["SyncClientSession", "SyncSessionClient"]
+
+T = TypeVar("T")
+
+
+class SyncClientSession:
+    """A `ClientSession` whose calls block; enter it with ``with``, iterate over it with ``for``.
+
+    Several threads may use it: one that takes commands, others that send.
+    """
+
+    def __init__(self, session: ClientSession, loop: _BackgroundLoop) -> None:
+        self._session = session
+        self._loop = loop
+        self._given: Command | None = None
+
+    @property
+    def id(self) -> str:
+        """See `ClientSession.id`."""
+        return self._session.id
+
+    @property
+    def closed(self) -> Closed | None:
+        """See `ClientSession.closed`."""
+        return self._session.closed
+
+    @property
+    def draining(self) -> bool:
+        """See `ClientSession.draining`."""
+        return self._session.draining
+
+    @property
+    def attached(self) -> bool:
+        """See `ClientSession.attached`."""
+        return self._session.attached
+
+    @property
+    def taken_over(self) -> int:
+        """See `ClientSession.taken_over`."""
+        return self._session.taken_over
+
+    @property
+    def position(self) -> Position:
+        """See `ClientSession.position`."""
+        return self._session.position
+
+    def send_event(self, event: str, data: Any = None, *, task_id: str = "") -> None:
+        """See `ClientSession.send_event`."""
+        self._loop.run(self._session.send_event(event, data, task_id=task_id))
+
+    def close(self, reason: str = "", *, now: bool = False) -> Closed:
+        """See `ClientSession.close`."""
+        return self._loop.run(self._session.close(reason, now=now))
+
+    def detach(self) -> Position:
+        """See `ClientSession.detach`."""
+        return self._loop.run(self._session.detach())
+
+    def __iter__(self) -> Iterator[Command]:
+        return self
+
+    def __next__(self) -> Command:
+        """Return the next command; see `ClientSession.__anext__`."""
+        command = self._loop.run(self._next())
+        self._given = None
+        if command is None:  # a StopAsyncIteration cannot pass through a future
+            raise StopIteration
+        return command
+
+    async def _next(self) -> Command | None:
+        if self._given is not None:  # Ctrl-C came between: nobody has got it, so it is not acknowledged
+            self._session._give_back(self._given)
+        self._given = await anext(self._session, None)
+        return self._given
+
+    def __enter__(self) -> SyncClientSession:
+        """Open or resume it; see `ClientSession.__aenter__`."""
+        self._loop.run(self._session.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close it, unless that has been done."""
+        self._loop.run(self._session.__aexit__(kind, error, traceback))
+
+
+class SyncSessionClient:
+    """A `SessionClient` whose sessions block; enter it with ``with``.
+
+    ::
+
+        with SyncSessionClient("localhost:50051") as client:
+            with client.open("greet", params={"name": "Ada"}) as session:
+                for command in session:
+                    session.send_event("answer", 36, task_id=command.task_id)
+    """
+
+    def __init__(self, target: str, **options: Any) -> None:
+        """Take what `SessionClient` takes; credentials and hooks are called on the background loop's thread."""
+        self._client = SessionClient(target, **options)
+        self._loop = _BackgroundLoop()
+
+    def open(
+        self,
+        app: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        resumable: bool = True,
+        resume_window: float | None = None,
+        request_id: str | None = None,
+    ) -> SyncClientSession:
+        """See `SessionClient.open`."""
+        session = self._client.open(
+            app,
+            params=params,
+            headers=headers,
+            resumable=resumable,
+            resume_window=resume_window,
+            request_id=request_id,
+        )
+        return SyncClientSession(session, self._loop)
+
+    def resume(self, position: Position) -> SyncClientSession:
+        """See `SessionClient.resume`."""
+        return SyncClientSession(self._client.resume(position), self._loop)
+
+    def close(self) -> None:
+        """See `SessionClient.close`."""
+        try:
+            self._loop.run(self._client.close())
+        except SessionEnded:
+            return  # it is closed already
+        self._loop.stop()
+
+    def __enter__(self) -> SyncSessionClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _BackgroundLoop:
+    """An event loop in a thread of its own, until it is stopped."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="session-client", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if self._loop is None or threading.current_thread() is self._thread:
+            coroutine.close()
+            if self._loop is None:
+                raise SessionEnded("the client is closed: make a new one")
+            raise RuntimeError("a hook runs on the client's own thread, where nothing may block")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C here cancels the call there
+            raise
+
+    def stop(self) -> None:
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
+            loop.close()
