@@ -13,6 +13,15 @@ __all__ = ["LISTEN", "Config"]
 # gRPC itself takes a missing port for 443, and 99999 for another.
 LISTEN = re.compile(r"unix:.+|(?:[^:\[\]]+|\[[^\[\]]+\]):(\d{1,5})")
 
+_TIMES = (
+    "resume_window",
+    "shutdown_grace",
+    "heartbeat_interval",
+    "keepalive",
+    "keepalive_timeout",
+    "first_request_timeout",
+)
+
 # What a client may send before it knows its windows (protocol D5).
 LEAST_EVENT_WINDOW = Window(16, 64 * 1024)
 
@@ -32,6 +41,8 @@ class Config:
             less.
         max_message_bytes: the largest gRPC message either way; gRPC clients refuse more than 4 MiB by default.
         heartbeat_interval: seconds of silence after which an empty message is due (protocol F3).
+        keepalive: seconds of silence of a connection after which the server asks whether its peer is there.
+        keepalive_timeout: seconds that the peer has to answer; then its streams are lost, and their sessions detach.
         first_request_timeout: seconds that a new stream has to open or resume (protocol F1).
     """
 
@@ -44,6 +55,8 @@ class Config:
     command_window: Window = field(default_factory=Window)
     max_message_bytes: int = 4_000_000
     heartbeat_interval: float = 25.0
+    keepalive: float = 20.0
+    keepalive_timeout: float = 10.0
     first_request_timeout: float = 10.0
 
     def __post_init__(self) -> None:
@@ -51,7 +64,7 @@ class Config:
         match = LISTEN.fullmatch(self.listen)
         if match is None or int(match[1] or 0) > 65535:
             raise ValueError(f"{self.listen!r} is neither HOST:PORT nor unix:PATH")
-        for name in ("resume_window", "shutdown_grace", "heartbeat_interval", "first_request_timeout"):
+        for name in _TIMES:
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} is no number of seconds")
         least = LEAST_EVENT_WINDOW

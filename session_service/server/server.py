@@ -100,11 +100,11 @@ def _options(config: Config) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),
-        # A dead peer is noticed in 20 + 10 s. keepalive_timeout_ms is ignored where the peer acknowledges TCP but not
-        # HTTP/2 (grpc/grpc#39239), so ping_timeout_ms is set, too.
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.ping_timeout_ms", 10_000),
+        # keepalive_timeout_ms is ignored where the peer acknowledges TCP but not HTTP/2 (grpc/grpc#39239), so
+        # ping_timeout_ms is set, too.
+        ("grpc.keepalive_time_ms", round(config.keepalive * 1000)),
+        ("grpc.keepalive_timeout_ms", round(config.keepalive_timeout * 1000)),
+        ("grpc.http2.ping_timeout_ms", round(config.keepalive_timeout * 1000)),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         # Else the window of each stream grows to 4 to 6 MiB, all of it memory when the receiver does not read.

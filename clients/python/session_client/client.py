@@ -26,11 +26,6 @@ __all__ = ["SessionClient"]
 ATTACH = "/session_service.v1.SessionService/Attach"
 
 _OPTIONS = [
-    # A dead server is noticed in 30 + 10 s at the latest, a proxy that drops idle connections is kept from it.
-    # keepalive_timeout_ms alone is not enough (grpc/grpc#39239).
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
     # The library comes back by itself: the channel must not sit out its own delays, two minutes by default.
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -62,6 +57,8 @@ class SessionClient:
         channel_credentials: grpc.ChannelCredentials | None = None,
         retry: RetryPolicy | None = None,
         command_window: Window | None = None,
+        keepalive: float = 20.0,
+        keepalive_timeout: float = 10.0,
         on_attachment: Callable[[Attachment], None] | None = None,
     ) -> None:
         """Make a client; nothing is connected before a session is opened.
@@ -72,6 +69,9 @@ class SessionClient:
             channel_credentials: for TLS; None for plain text.
             retry: how it comes back after a lost connection.
             command_window: how many commands, and bytes, may wait for the application; None for 1,024 and 1 MiB.
+            keepalive: seconds of silence of the connection after which to ask whether the server is there; a server
+                takes less than 10 for abuse.
+            keepalive_timeout: seconds that the server has to answer; then the connection counts as lost.
             on_attachment: called when a session is attached, resumed or has lost its stream.
         """
         self._target = target
@@ -80,6 +80,13 @@ class SessionClient:
         self._policy = retry or RetryPolicy()
         self._command_window = command_window or Window()
         self._on_attachment = on_attachment
+        self._options = [
+            *_OPTIONS,
+            ("grpc.keepalive_time_ms", round(keepalive * 1000)),
+            ("grpc.keepalive_timeout_ms", round(keepalive_timeout * 1000)),
+            # keepalive_timeout_ms alone is not enough (grpc/grpc#39239)
+            ("grpc.http2.ping_timeout_ms", round(keepalive_timeout * 1000)),
+        ]
         self._channel: grpc.aio.Channel | None = None
         self._sessions: weakref.WeakSet[ClientSession] = weakref.WeakSet()
         self._closed = False
@@ -165,7 +172,7 @@ class SessionClient:
             raise SessionEnded("the client is closed: make a new one")
         if self._channel is None:
             if self._channel_credentials is None:
-                self._channel = grpc.aio.insecure_channel(self._target, options=_OPTIONS)
+                self._channel = grpc.aio.insecure_channel(self._target, options=self._options)
             else:
-                self._channel = grpc.aio.secure_channel(self._target, self._channel_credentials, options=_OPTIONS)
+                self._channel = grpc.aio.secure_channel(self._target, self._channel_credentials, options=self._options)
         return self._channel
