@@ -384,6 +384,9 @@ class Attachment:
         if managed is None:
             return
         self._close_seen = True
+        logger.info(
+            "session %s: its client closes it%s: %.200r", managed.session.id, " now" * request.now, request.reason
+        )
         if request.now:
             managed.close_now(request.reason)
         else:

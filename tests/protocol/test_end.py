@@ -577,3 +577,17 @@ async def test_E4_a_detached_session_expires(serve: Serve) -> None:
         assert await closed.get() == "EXPIRED"
     again = await service.resume(peer)
     assert (await until_closed(again))[-1].closed == pb.Closed(reason=pb.CLOSE_REASON_EXPIRED, sequence=1)
+
+
+@pytest.mark.parametrize("now", [False, True])
+async def test_E1_the_reason_of_a_close_is_logged_shortened(
+    serve: Serve, caplog: pytest.LogCaptureFixture, now: bool
+) -> None:
+    caplog.set_level("INFO", "session_service")
+    service = await serve({"echo": echo})
+    peer = await service.open("echo")
+    await peer.send(close=pb.Close(reason="the shop\nshuts" + "!" * 1000, now=now))
+    await peer.receive_until(lambda response: response.HasField("closed"))
+    [log] = [record.getMessage() for record in caplog.records if "closes it" in record.getMessage()]
+    assert "'the shop\\nshuts!!!" in log
+    assert len(log) < 300
