@@ -316,7 +316,8 @@ class SessionManager:
         self.config = config or Config()
         self._apps = dict(apps)
         self._sessions: dict[str, ManagedSession] = {}
-        self._requests: dict[tuple[str, str], ManagedSession] = {}
+        # By principal and request id: the app and the session's id, which may be gone.
+        self._requests: dict[tuple[str, str], tuple[str, str]] = {}
         self._drained_at: float | None = None
         self._changed = asyncio.Event()  # what `drain` waits for may have come about
 
@@ -362,7 +363,7 @@ class SessionManager:
                 )
             known = self._requests.get((principal, request_id))
             if known is not None:
-                return self._repeated(known, app)
+                return self._repeated(app, *known)
         target = self._apps.get(app)
         if target is None:
             raise AppNotFound(f"no app {app[:100]!r} here: there are {', '.join(sorted(self._apps)) or 'none'}")
@@ -385,7 +386,7 @@ class SessionManager:
         )
         self._sessions[managed.session.id] = managed
         if request_id:
-            self._requests[principal, request_id] = managed
+            self._requests[principal, request_id] = app, managed.session.id
         return managed
 
     @property
@@ -453,12 +454,11 @@ class SessionManager:
         except TimeoutError:
             pass
 
-    def _repeated(self, managed: ManagedSession, app: str) -> ManagedSession:
-        if managed.app != app:
-            raise RequestIdReused(
-                f"this request_id opened {managed.app!r}, not {app[:100]!r}: use a new one",
-                received=managed.inbox.taken,
-            )
-        if managed.session.id not in self._sessions:
+    def _repeated(self, app: str, opened: str, session_id: str) -> ManagedSession:
+        managed = self._sessions.get(session_id)
+        received = {} if managed is None else {"received": managed.inbox.taken}
+        if opened != app:
+            raise RequestIdReused(f"this request_id opened {opened!r}, not {app[:100]!r}: use a new one", **received)
+        if managed is None:
             raise SessionUnknown("the session of this request_id has ended")
         return managed

@@ -1,0 +1,65 @@
+"""What a SessionManager keeps, and what it lets go of. The rules themselves are tested in tests/protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+
+import pytest
+
+from session_service.config import Config
+from session_service.errors import ProtocolError, SessionUnknown
+from session_service.manager import SessionManager
+from session_service.session import SessionInfo
+
+REQUEST_ID = "7c1a4c9e-36f5-4a27-9f0e-3f2f8f0f6b11"
+
+
+class Stream:
+    """A stream that does nothing but end."""
+
+    client_id = ""
+
+    def __init__(self) -> None:
+        self.woken, self.over = asyncio.Event(), asyncio.Event()
+
+    def wake(self) -> None:
+        self.woken.set()
+
+    def events_taken(self) -> None: ...
+
+    def fail(self, error: ProtocolError) -> None: ...
+
+    def forgotten(self) -> None:
+        self.over.set()
+
+    def announce_draining(self, grace: float) -> None: ...
+
+
+async def app() -> None: ...
+
+
+async def test_a_request_id_is_remembered_and_its_session_is_not() -> None:
+    manager = SessionManager({"app": app}, Config())
+
+    async def open_and_end() -> weakref.ref[object]:
+        managed = manager.open(
+            "app", principal="", info=SessionInfo(), params={}, resumable=True, request_id=REQUEST_ID
+        )
+        stream = Stream()
+        managed.attach(stream, received=0, command_window=manager.config.command_window)
+        async with asyncio.timeout(5):
+            await stream.woken.wait()
+            managed.feed()
+            sequence, [_closed] = managed.outbox.take(1)
+            managed.ack(sequence)
+            await stream.over.wait()
+        return weakref.ref(managed)
+
+    ended = await open_and_end()
+    gc.collect()
+    assert ended() is None
+    assert len(manager) == 0
+    with pytest.raises(SessionUnknown):
+        manager.open("app", principal="", info=SessionInfo(), params={}, resumable=True, request_id=REQUEST_ID)
