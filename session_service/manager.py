@@ -8,6 +8,7 @@ whole before anything changes.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Mapping
@@ -38,6 +39,9 @@ __all__ = ["App", "Drained", "ManagedSession", "SessionManager", "Stream"]
 logger = logging.getLogger(__name__)
 
 App = Callable[[], Any]
+
+# A principal, and the digest of the request id of an open.
+Request = tuple[str, bytes]
 
 # Room that a message keeps for its other parts: sequences, acks, a control part.
 MESSAGE_OVERHEAD = 1024
@@ -105,6 +109,7 @@ class ManagedSession:
         resume_window: seconds that it is kept detached, or ended and undelivered.
         inbox: events on their way to the session.
         outbox: commands on their way to the client, ``closed`` as the last.
+        request: what a repeat of its open would be known by.
         stream: the one that is attached. It alone may act; this identity is what fences off older ones (A3).
         generation: how many streams there have been.
     """
@@ -119,7 +124,6 @@ class ManagedSession:
         info: SessionInfo,
         params: Mapping[str, Any],
         resumable: bool,
-        request_id: str,
         resume_window: float,
         command_window: Window,
         command_format: Format,
@@ -133,8 +137,8 @@ class ManagedSession:
         self.app = app
         self.principal = principal
         self.resumable = resumable
-        self.request_id = request_id
         self.resume_window = resume_window
+        self.request: Request | None = None
         self.stream: Stream | None = None
         self.generation = 0
         self.inbox: Inbox[Event] = Inbox(config.event_window)
@@ -257,6 +261,10 @@ class ManagedSession:
         self._stop_timer()
         if self.stream is not None:
             self.stream.forgotten()
+        # The session and its hooks are a cycle: what they hold, maybe megabytes, would wait for the garbage collector.
+        self.inbox.drop_waiting()
+        self.outbox = Outbox(self.outbox.window)
+        self.session.get_task_commands()
 
     def _progress_after_end(self) -> None:
         # A7: forgotten once everything is acknowledged, or when a resume window has passed without any progress.
@@ -316,8 +324,8 @@ class SessionManager:
         self.config = config or Config()
         self._apps = dict(apps)
         self._sessions: dict[str, ManagedSession] = {}
-        # By principal and request id: the app and the session's id, which may be gone.
-        self._requests: dict[tuple[str, str], tuple[str, str]] = {}
+        # The app and the session's id, which may be gone.
+        self._requests: dict[Request, tuple[str, str]] = {}
         self._drained_at: float | None = None
         self._changed = asyncio.Event()  # what `drain` waits for may have come about
 
@@ -361,7 +369,8 @@ class SessionManager:
                 raise ProtocolViolation(
                     f"a request_id is for resumable sessions, of at least {LEAST_REQUEST_ID} characters: use a UUID"
                 )
-            known = self._requests.get((principal, request_id))
+            request = principal, hashlib.sha256(request_id.encode()).digest()  # the id itself may be megabytes
+            known = self._requests.get(request)
             if known is not None:
                 return self._repeated(app, *known)
         target = self._apps.get(app)
@@ -379,14 +388,14 @@ class SessionManager:
             info=info,
             params=params,
             resumable=resumable,
-            request_id=request_id,
             resume_window=min(resume_window or self.config.resume_window, self.config.resume_window),
             command_window=command_window or self.config.command_window,
             command_format=command_format,
         )
         self._sessions[managed.session.id] = managed
         if request_id:
-            self._requests[principal, request_id] = app, managed.session.id
+            self._requests[request] = app, managed.session.id
+            managed.request = request
         return managed
 
     @property
@@ -414,11 +423,11 @@ class SessionManager:
         if self._sessions.pop(managed.session.id, None) is None:
             return
         managed.forget()
-        if managed.request_id:
+        if managed.request is not None:
             asyncio.get_running_loop().call_later(
                 max(REQUEST_ID_MEMORY, managed.resume_window),
                 self._requests.pop,
-                (managed.principal, managed.request_id),
+                managed.request,
                 None,
             )
         self._changed.set()

@@ -111,12 +111,8 @@ class Attachment:
         self._error: ProtocolError | None = None
         self.client_id = ""
 
-    async def run(self) -> None:
-        """Serve the stream until it ends.
-
-        Raises:
-            ProtocolError: why it ended, unless the session did.
-        """
+    async def run(self) -> ProtocolError | None:
+        """Serve the stream until it ends; return why it did, None if its session has ended."""
         reader = self._loop.create_task(self._read())
         self._timer = self._loop.call_later(self._config.first_request_timeout, self._on_first_request_timeout)
         try:
@@ -127,8 +123,7 @@ class Attachment:
             self._timer.cancel()
             self._detach()
             reader.cancel()
-        if self._error is not None:
-            raise self._error
+        return self._error
 
     # --- what the session and the manager say -------------------------------------------------------------------------
 
@@ -162,7 +157,10 @@ class Attachment:
             return
         if self._managed is not None:
             error.details.setdefault("received", str(self._managed.inbox.taken))
-        self._error = error
+        # The frames of its traceback hold the request, up to 4 MB, and they hold this: only the garbage collector would
+        # end that, and it comes late where there are many sessions.
+        self._error = error.with_traceback(None)
+        error.__context__ = None
         self._end()
 
     def forgotten(self) -> None:
@@ -198,6 +196,7 @@ class Attachment:
             managed = self._managed
             if message is not None:
                 await self._context.write(message)
+                message = None  # an idle stream holds nothing
                 self._sent_at = self._loop.time()
                 if managed is not None and not managed.resumable:
                     managed.ack(managed.outbox.sent)  # nobody acknowledges a plain session but HTTP/2 (P4)
@@ -248,6 +247,7 @@ class Attachment:
                     return
                 self._received_at = self._loop.time()
                 self._on_request(pb.AttachRequest.FromString(data))
+                del data  # an idle stream holds nothing
                 await self._wait_inbox_room()
             self._on_half_close()
         except ProtocolError as error:

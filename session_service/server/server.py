@@ -105,7 +105,8 @@ def _options(config: Config) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", round(config.keepalive * 1000)),
         ("grpc.keepalive_timeout_ms", round(config.keepalive_timeout * 1000)),
         ("grpc.http2.ping_timeout_ms", round(config.keepalive_timeout * 1000)),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # A client that asks as often as we do must not be taken for an abuser, whatever the jitter of its timers.
+        ("grpc.http2.min_ping_interval_without_data_ms", round(config.keepalive * 500)),
         ("grpc.keepalive_permit_without_calls", 1),
         # Else the window of each stream grows to 4 to 6 MiB, all of it memory when the receiver does not read.
         ("grpc.http2.bdp_probe", 0),

@@ -14,7 +14,7 @@ from ..session import SessionInfo, get_session_info_from_headers
 from ..v1 import info_pb2, session_pb2
 from .attachment import AckTimer, Attachment, Context
 from .auth import Authenticate
-from .statuses import statuses
+from .statuses import statuses, to_status
 
 __all__ = ["SERVICE_NAME", "SessionService"]
 
@@ -50,7 +50,9 @@ class SessionService:
         async with statuses(context):
             metadata = _metadata(context)
             principal = self._authenticate(metadata, context.peer())
-            await Attachment(context, self._manager, self._acks, principal, _headers(metadata)).run()
+            error = await Attachment(context, self._manager, self._acks, principal, _headers(metadata)).run()
+            if error is not None:
+                await context.abort_with_status(to_status(error))
 
     async def parse_session_info(self, data: bytes, context: Context) -> bytes:
         """Tell what headers say about a client: those of the request, else those of the call."""
