@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 
 from .window import Window
 
-__all__ = ["LISTEN", "Config"]
+__all__ = ["LISTEN", "LONGEST", "Config"]
 
 # gRPC itself takes a missing port for 443, and 99999 for another.
 LISTEN = re.compile(r"unix:.+|(?:[^:\[\]]+|\[[^\[\]]+\]):(\d{1,5})")
 
-_TIMES = (
-    "resume_window",
-    "shutdown_grace",
-    "heartbeat_interval",
-    "keepalive",
-    "keepalive_timeout",
-    "first_request_timeout",
-)
+# gRPC counts milliseconds in 32 bits, and far above a month nobody means it.
+LONGEST = 24 * 24 * 3600.0
 
 # What a client may send before it knows its windows (protocol D5).
 LEAST_EVENT_WINDOW = Window(16, 64 * 1024)
@@ -64,9 +57,12 @@ class Config:
         match = LISTEN.fullmatch(self.listen)
         if match is None or int(match[1] or 0) > 65535:
             raise ValueError(f"{self.listen!r} is neither HOST:PORT nor unix:PATH")
-        for name in _TIMES:
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"{name} is no number of seconds")
+        for name in ("resume_window", "shutdown_grace"):
+            if not 0 <= getattr(self, name) <= LONGEST:  # nor is it NaN
+                raise ValueError(f"{name} is no number of seconds from 0 to {LONGEST:g}")
+        for name in ("heartbeat_interval", "keepalive", "keepalive_timeout", "first_request_timeout"):
+            if not 0 < getattr(self, name) <= LONGEST:
+                raise ValueError(f"{name} is no number of seconds above 0, up to {LONGEST:g}")
         least = LEAST_EVENT_WINDOW
         if self.event_window.messages < least.messages or self.event_window.size < least.size:
             raise ValueError(f"event_window must be at least {least}: clients send that much before they are told")

@@ -69,8 +69,8 @@ class SessionClient:
             channel_credentials: for TLS; None for plain text.
             retry: how it comes back after a lost connection.
             command_window: how many commands, and bytes, may wait for the application; None for 1,024 and 1 MiB.
-            keepalive: seconds of silence of the connection after which to ask whether the server is there; a server
-                takes less than 10 for abuse.
+            keepalive: seconds of silence of the connection after which to ask whether the server is there; less than
+                half of the server's own setting, which is 20 by default, would be taken for abuse.
             keepalive_timeout: seconds that the server has to answer; then the connection counts as lost.
             on_attachment: called when a session is attached, resumed or has lost its stream.
         """

@@ -54,7 +54,8 @@ class SessionLost(SessionClientError):
     """
 
     def __init__(self, message: str, taken_over: int) -> None:
-        super().__init__(f"{message}; events up to {taken_over} are known to have been taken over")
+        known = f"; events up to {taken_over} are known to have been taken over" if taken_over else ""
+        super().__init__(message + known)
         self.taken_over = taken_over
 
 

@@ -94,6 +94,7 @@ class ClientSession:
         self._stream: Stream | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._error: SessionClientError | None = None
+        self._told = False  # a call has raised the error
         self._detached = False
         self._attachments = 0
         self._answered: Stream | None = None  # the stream that was counted last
@@ -212,6 +213,10 @@ class ClientSession:
             SessionEnded: it is plain, so it ends with its stream.
             SessionClientError: it was lost or refused.
         """
+        if self._detached:
+            return self.position
+        if self.closed is None:
+            self._check()
         if not self._conversation.resumable:
             raise SessionEnded("a plain session cannot be detached: open it with resumable=True")
         while not self._conversation.outbox.empty and self.closed is None:
@@ -265,6 +270,7 @@ class ClientSession:
         if self._supervisor is None:
             raise RuntimeError("enter the session first: `async with client.open(...) as session`")
         if self._error is not None:
+            self._told = True
             raise self._error
 
     async def _supervise(self) -> None:
@@ -276,7 +282,7 @@ class ClientSession:
                 self._stream = Stream(self._connect(await self._metadata()), conversation, self._on_response)
                 before = self._attachments
                 end = await self._stream.run(self._policy.attach_timeout)
-                if end is None or self.closed is not None:  # with `closed` in hand no end of a stream is an error
+                if end is None:
                     return
                 if self._attachments > before:
                     lost_at, fresh = loop.time(), False
@@ -284,9 +290,11 @@ class ClientSession:
                 unauthenticated = end.code is grpc.StatusCode.UNAUTHENTICATED
                 repeated = end.defect_at is not None and end.defect_at == defect_at
                 exhausted = repeated or (fresh and unauthenticated)
-                fresh, defect_at = unauthenticated, end.defect_at
-                delay = 0.0 if fresh else max(backoff.next(), end.retry_delay)
+                fresh, defect_at = fresh or unauthenticated, end.defect_at
+                delay = 0.0 if unauthenticated else max(backoff.next(), end.retry_delay)
                 problem = self._verdict(end, exhausted, loop.time() - lost_at + delay)
+                if problem is not None and self.closed is not None:
+                    return  # with `closed` in hand it is no loss: the server only has not heard the last ack
                 error = f"{end.reason or end.code.name}: {end.message}"
                 self._tell(AttachmentState.LOST, error, None if problem is not None else delay)
                 if problem is not None:
@@ -295,6 +303,9 @@ class ClientSession:
                 await asyncio.sleep(delay)
         except SessionClientError as problem:
             self._error = problem
+        except Exception as defect:
+            logger.exception("session %s: a defect of the client", self.id)
+            self._error = SessionLost(f"a defect of the client: {defect!r}", self.taken_over)
         finally:
             if self._error is None and self.closed is None:
                 self._error = SessionEnded("this client has left the session")
@@ -317,7 +328,8 @@ class ClientSession:
             return problem
         if not end.retry and end.code in _FINAL:
             return problem
-        if not conversation.resumable and (self._attachments or end.retry != "REOPEN"):
+        refused = end.retry == "REOPEN" or (end.retry and end.code is grpc.StatusCode.UNAUTHENTICATED)
+        if not conversation.resumable and (self._attachments or not refused):
             # Whether an open without a request id has run the app is not known (A6).
             return SessionLost(f"the stream of a plain session broke: {end.code.name} {end.message}", taken_over)
         if end.retry == "REOPEN" and (conversation.opened or end.reason == "SESSION_NOT_FOUND"):
@@ -344,7 +356,11 @@ class ClientSession:
         try:
             async with asyncio.timeout(self._policy.attach_timeout):
                 metadata = self._credentials()
-                return await metadata if inspect.isawaitable(metadata) else metadata
+                if inspect.isawaitable(metadata):
+                    metadata = await metadata
+            if not all(isinstance(text, str) for item in metadata.items() for text in item):
+                raise TypeError("metadata is texts by their names")
+            return metadata
         except (Exception, asyncio.CancelledError) as error:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
@@ -387,7 +403,9 @@ class ClientSession:
         if self._detached or self._supervisor is None:
             return
         if self._error is not None:
-            raise self._error
+            if not self._told:  # else the application knows, and may leave quietly
+                raise self._error
+            return
         self._conversation.take_all()
         self._wake()
         await asyncio.wait({self._supervisor}, timeout=LEAVE_TIME)

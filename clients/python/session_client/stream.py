@@ -58,7 +58,7 @@ class StreamEnd:
     def received(self) -> int:
         """The last event that the server says it took over; 0 where it says nothing."""
         text = self.details.get("received", "")
-        return int(text) if text.isascii() and text.isdecimal() else 0
+        return int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else 0
 
 
 class Stream:
@@ -87,9 +87,9 @@ class Stream:
         try:
             await asyncio.wait({reader})
             reader.result()
-            if self._end is None and not self._conversation.finished:
-                self._end = await _status(self._call)
-            return self._end if not self._conversation.finished else None
+            end = self._end or await _status(self._call)
+            # The last ack may be lost with its stream; only the server's OK says that it has arrived.
+            return None if self._conversation.finished and end.code is grpc.StatusCode.OK else end
         finally:
             self._conversation.attached = False
             for timer in self._timers.values():
@@ -119,7 +119,10 @@ class Stream:
                 data = conversation.next_request(ack, heartbeat)
                 if data is not None:
                     await self._call.write(data)
+                    data = None  # an idle stream holds nothing
                     self._sent_at = self._loop.time()
+                    if not conversation.resumable:
+                        self._changed()  # what is written makes room
                 elif not conversation.finished:
                     await self._wakeup.wait()
                     self._wakeup.clear()
@@ -137,6 +140,7 @@ class Stream:
                 self._received_at = self._loop.time()
                 attached = conversation.attached
                 conversation.receive(data)
+                del data  # an idle stream holds nothing
                 if conversation.attached and not attached:
                     self._on_attached()
                 self.wake()
@@ -205,7 +209,7 @@ async def _status(call: Call) -> StreamEnd:
         info, wait = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
         if detail.Unpack(info) and info.domain == DOMAIN:
             reason, metadata = info.reason, dict(info.metadata)
-            retry = metadata.get("retry", "NEVER")
+            retry = metadata.get("retry") or "NEVER"
         elif detail.Unpack(wait):
             delay = wait.retry_delay.seconds + wait.retry_delay.nanos / 1e9
     return StreamEnd(code, message, reason, retry, delay, metadata)

@@ -17,6 +17,9 @@ __all__ = ["SyncClientSession", "SyncSessionClient"]
 
 T = TypeVar("T")
 
+# What is still under way when a client is closed gets so long to end.
+LAST_SECONDS = 1.0
+
 
 class SyncClientSession:
     """A `ClientSession` whose calls block; enter it with ``with``, iterate over it with ``for``.
@@ -163,16 +166,25 @@ class _BackgroundLoop:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="session-client", daemon=True)
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._serve, args=(self._loop,), name="session-client", daemon=True)
         self._thread.start()
 
+    @staticmethod
+    def _serve(loop: asyncio.AbstractEventLoop) -> None:
+        loop.run_forever()
+        loop.run_until_complete(_end_tasks())
+        loop.close()
+
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        if self._loop is None or threading.current_thread() is self._thread:
+        if threading.current_thread() is self._thread:
             coroutine.close()
-            if self._loop is None:
-                raise SessionEnded("the client is closed: make a new one")
             raise RuntimeError("a hook runs on the client's own thread, where nothing may block")
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        with self._lock:
+            if self._loop is None:
+                coroutine.close()
+                raise SessionEnded("the client is closed: make a new one")
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
         except BaseException:
@@ -180,8 +192,18 @@ class _BackgroundLoop:
             raise
 
     def stop(self) -> None:
-        loop, self._loop = self._loop, None
+        with self._lock:
+            loop, self._loop = self._loop, None
         if loop is not None:
             loop.call_soon_threadsafe(loop.stop)
             self._thread.join()
-            loop.close()
+
+
+async def _end_tasks() -> None:
+    """Let what other threads wait for, and what gRPC has begun, come to its end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=LAST_SECONDS)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
