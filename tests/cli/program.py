@@ -10,6 +10,8 @@ The shape, as tests use it::
         assert await served.exit_code() == 0
         assert "..." in served.log()                        # stderr
         ended = await program.run("serve", "apps:nope")     # one that ends by itself: code, stdout, stderr
+        ended = await program.run("attach", served.address, "app", stdin=b"...")    # through a pipe; or an open file
+        person = await program.at_terminal("attach", served.address, "app")         # on a pty; see Person
 
 Every wait is bounded, and every process is killed when the test ends.
 """
@@ -20,21 +22,20 @@ import asyncio
 import os
 import signal
 import sys
+from asyncio.subprocess import DEVNULL, PIPE
 from contextlib import AsyncExitStack
 from pathlib import Path
 from textwrap import dedent
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from grpc_health.v1 import health_pb2
 
 from session_service.v1 import session_pb2_grpc
 
 from ..protocol.peer import Service, connect
+from .person import ON_TERMINAL, PATIENCE, Person
 
-__all__ = ["CONSOLE_SCRIPT", "MODULE", "Ended", "Program", "Served"]
-
-# Seconds that a process has to start, or to end: more than E3 allows it with a short grace.
-PATIENCE = 40.0
+__all__ = ["CONSOLE_SCRIPT", "MODULE", "PATIENCE", "Ended", "Program", "Served"]
 
 MODULE = (sys.executable, "-m", "session_service")
 CONSOLE_SCRIPT = (str(Path(sys.executable).with_name("session-service")),)
@@ -127,27 +128,49 @@ class Program:
         self._stack.push_async_callback(served.channel.close)
         return served
 
-    async def run(self, *args: str, **environment: str) -> Ended:
-        """Run the program until it ends by itself."""
-        process = await self._start(args, environment, asyncio.subprocess.PIPE)
+    async def run(self, *args: str, stdin: bytes | IO[bytes] = b"", **environment: str) -> Ended:
+        """Run the program until it ends by itself; stdin is what a pipe holds, or a file."""
+        process = await self._start(args, environment, PIPE, PIPE if isinstance(stdin, bytes) else stdin)
         async with asyncio.timeout(PATIENCE):
-            stdout, stderr = await process.communicate()
+            stdout, stderr = await process.communicate(stdin if isinstance(stdin, bytes) else None)
         assert process.returncode is not None
         return Ended(process.returncode, stdout.decode(), stderr.decode())
 
+    async def start(self, *args: str) -> asyncio.subprocess.Process:
+        """Start the program, with pipes on all sides."""
+        return await self._start(args, {}, PIPE, PIPE)
+
+    async def at_terminal(self, *args: str, within: tuple[str, ...] = ()) -> Person:
+        """Start the program on a terminal of its own; ``within`` is a command that runs it."""
+        person = Person()
+        self._stack.callback(person.leave)
+        process = await self._start(
+            args, {}, person.tty, person.tty, person.tty, (*ON_TERMINAL, *within, *self.command)
+        )
+        person.sit_down(process)
+        return person
+
     async def _start(
-        self, args: tuple[str, ...], environment: dict[str, str], stderr: int
+        self,
+        args: tuple[str, ...],
+        environment: dict[str, str],
+        stderr: int,
+        stdin: int | IO[bytes] = DEVNULL,
+        stdout: int = PIPE,
+        command: tuple[str, ...] = (),
     ) -> asyncio.subprocess.Process:
         inherited = {
             name: text for name, text in os.environ.items() if not name.startswith(("SESSION_SERVICE_", "GRPC_"))
         }
         process = await asyncio.create_subprocess_exec(
-            *self.command,
+            *(command or self.command),
             *args,
             cwd=self.folder,
             env={**inherited, **environment},
-            stdout=asyncio.subprocess.PIPE,
+            stdin=stdin,
+            stdout=stdout,
             stderr=stderr,
+            start_new_session=bool(command),
         )
         self._stack.push_async_callback(_kill, process)
         return process

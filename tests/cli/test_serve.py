@@ -284,7 +284,7 @@ async def test_the_version_is_told(program: Program, command: tuple[str, ...]) -
 
 async def test_help_names_the_environment_variables(program: Program) -> None:
     ended = await program.run("serve", "--help")
-    names = {"LISTEN", "RESUME_WINDOW", "MAX_SESSIONS", "SHUTDOWN_GRACE", "DEBUG"}
+    names = {"LISTEN", "RESUME_WINDOW", "MAX_SESSIONS", "SHUTDOWN_GRACE", "KEEPALIVE", "KEEPALIVE_TIMEOUT", "DEBUG"}
     assert ended.code == 0
     assert set(re.findall(r"SESSION_SERVICE_(\w+)", ended.stdout)) == names
 

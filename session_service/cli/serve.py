@@ -1,12 +1,8 @@
-"""The command line: ``session-service serve APP...``.
-
-Whatever a user gets wrong is one line on stderr and exit code 2. SIGTERM and SIGINT drain (protocol E3) and exit 0.
-"""
+"""``session-service serve``: serves apps. SIGTERM and SIGINT drain (protocol E3) and exit 0."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import importlib
 import itertools
 import logging
@@ -17,13 +13,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from .config import LISTEN, Config
+from ..config import Config
+from .options import check_address, option, seconds
 
-__all__ = ["main"]
+__all__ = ["serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,64 +28,26 @@ App = Callable[[], object]
 
 DEFAULTS = Config()
 
-# Above a month nobody means it, and far above it timers and the protocol's durations overflow.
-LONGEST = 31 * 24 * 3600
-
 # Of the 20 s that a shutdown may take beyond its grace (protocol E3), what a drain needs at most, and a little more.
 DRAIN_TIME = 19.5
 # What the process may still need after the drain, with threads of apps that nobody can end.
 EXIT_TIME = 1.0
 
 
-def main() -> NoReturn:
-    """Run the command line."""
-    try:
-        code = command.main(prog_name="session-service", standalone_mode=False)
-    except click.Abort:
-        code = 128 + signal.SIGINT
-    except click.ClickException as error:
-        context = error.ctx if isinstance(error, click.UsageError) else None
-        remedy = f" Try: {context.command_path} --help" if context is not None else ""
-        print(f"session-service: {error.format_message()}{remedy}", file=sys.stderr)
-        code = 2
-    sys.exit(code)
-
-
-def _check_listen(_: click.Context, __: click.Parameter, address: str) -> str:
-    match = LISTEN.fullmatch(address)
-    if match is None or int(match[1] or 0) > 65535:  # gRPC takes a missing port for 443, and 65536 for 0
-        raise click.BadParameter(f"{address!r} is neither HOST:PORT nor unix:PATH.")
-    return address
-
-
-def _check_seconds(_: click.Context, __: click.Parameter, seconds: float) -> float:
-    if not 0 <= seconds <= LONGEST:  # nor is it NaN
-        raise click.BadParameter(f"{seconds:g} is no number of seconds from 0 to {LONGEST}.")
-    return seconds
-
-
-option = functools.partial(click.option, show_default=True, show_envvar=True)
-seconds = functools.partial(option, type=float, callback=_check_seconds, metavar="SECONDS")
-
-
-@click.group(no_args_is_help=False)
-@click.version_option(package_name="session-service")
-def command() -> None:
-    """Interactive sessions, written as straight-line Python, over gRPC."""
-
-
-@command.command(context_settings={"auto_envvar_prefix": "SESSION_SERVICE"})
+@click.command(context_settings={"auto_envvar_prefix": "SESSION_SERVICE"})
 @click.argument("apps", metavar="APP...", nargs=-1, required=True)
 @option(
     "--listen",
     default=DEFAULTS.listen,
-    callback=_check_listen,
+    callback=check_address,
     metavar="HOST:PORT",
     help="Where to listen: port 0 picks a free one; or unix:PATH.",
 )
 @seconds("--resume-window", default=DEFAULTS.resume_window, help="How long a session waits for its client at most.")
 @option("--max-sessions", type=click.IntRange(1), default=DEFAULTS.max_sessions, help="The most sessions at once.")
 @seconds("--shutdown-grace", default=DEFAULTS.shutdown_grace, help="How long sessions go on after SIGTERM or SIGINT.")
+@seconds("--keepalive", default=DEFAULTS.keepalive, help="Silence of a connection after which its peer is asked.")
+@seconds("--keepalive-timeout", default=DEFAULTS.keepalive_timeout, help="How long the peer may take to answer.")
 @option("--debug", is_flag=True, help="Log more, and tell clients the tracebacks of failed apps.")
 def serve(apps: tuple[str, ...], **options: Any) -> None:
     """Serve apps until SIGTERM or SIGINT.
@@ -96,7 +55,10 @@ def serve(apps: tuple[str, ...], **options: Any) -> None:
     Each APP is [NAME=]MODULE:ATTRIBUTE: a function, which clients open by NAME or else by its attribute's name, or a
     mapping of names to functions. Modules of the current folder can be imported.
     """
-    config = Config(**options)
+    try:
+        config = Config(**options)
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from None
     logging.basicConfig(
         level=logging.DEBUG if config.debug else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -150,14 +112,14 @@ def _load_one(spec: str) -> Mapping[str, App]:
 
 
 async def _serve(apps: Mapping[str, App], config: Config, stop: asyncio.Event) -> None:
-    from .server import Server  # not before GRPC_VERBOSITY is set: grpc reads it when it is imported
+    from ..server import Server  # not before GRPC_VERBOSITY is set: grpc reads it when it is imported
 
     server = Server(apps, config)
     try:
         address = await server.start()
     except OSError as error:
         raise click.ClickException(str(error)) from None
-    print(f"listening on {address}", flush=True)
+    click.echo(f"listening on {address}")
     await stop.wait()
     logger.info(
         "draining %d sessions, for %g s; a second signal ends at once", len(server.manager), config.shutdown_grace

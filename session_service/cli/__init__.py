@@ -1,0 +1,44 @@
+"""The command line: ``session-service serve``, ``attach`` and ``healthcheck``.
+
+What a user gets wrong is one line on stderr and exit code 2. What is imported here is imported by each command, and
+``healthcheck`` shall be quick: grpc, the server and the client are imported by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import NoReturn
+
+import click
+
+from .attach import attach
+from .healthcheck import healthcheck
+from .serve import serve
+
+__all__ = ["main"]
+
+
+@click.group(no_args_is_help=False)
+@click.version_option(package_name="session-service")
+def command() -> None:
+    """Interactive sessions, written as straight-line Python, over gRPC."""
+
+
+command.add_command(serve)
+command.add_command(attach)
+command.add_command(healthcheck)
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    try:
+        code = command.main(prog_name="session-service", standalone_mode=False)  # returns what the command returns
+    except click.Abort:
+        code = 128 + signal.SIGINT
+    except click.ClickException as error:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        remedy = f" Try: {context.command_path} --help" if context is not None else ""
+        click.echo(f"session-service: {error.format_message()}{remedy}", err=True)
+        code = 2
+    sys.exit(code)
