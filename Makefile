@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 PROTOS_VENV := .venv-protos
 PROTOS_BIN := $(PROTOS_VENV)/bin
 
+# What has services, and what only example apps speak.
 PROTOS := $(wildcard protos/session_service/v1/*.proto)
+EXAMPLE_PROTOS := $(wildcard protos/session_service/examples/v1/*.proto)
+GENERATED := session_service/v1 session_service/examples/v1
 ADDRESS := 127.0.0.1:50051
 
 .DEFAULT_GOAL := help
@@ -46,6 +49,10 @@ run: $(VENV)/.run ## Serve the examples on 127.0.0.1:50051
 	@printf '%s\n' "$$TRY"
 	@$(BIN)/session-service serve --listen $(ADDRESS) session_service.examples:apps
 
+.PHONY: demo
+demo: $(VENV)/.run ## Show a conversation that survives its connection; it ends by itself
+	@$(BIN)/python clients/python/demo.py
+
 .PHONY: test
 test: setup ## Run the tests; ARGS="tests/delivery -x" is handed to pytest
 	$(BIN)/pytest $(ARGS)
@@ -66,16 +73,18 @@ format: setup ## Format the Python and the protos, and fix what ruff can fix
 	$(BIN)/buf format --write
 
 .PHONY: generate
-generate: $(PROTOS_VENV)/.protos ## Generate session_service/v1 from protos/
-	rm -f session_service/v1/*_pb2*
+generate: $(PROTOS_VENV)/.protos ## Generate what protos/ says: session_service/v1, and the examples' messages
+	rm -f $(GENERATED:=/*_pb2*)
 	$(call protoc,.)
 
 .PHONY: check-generated
-check-generated: $(PROTOS_VENV)/.protos ## Fail if session_service/v1 is not what protos/ says
+check-generated: $(PROTOS_VENV)/.protos ## Fail if the generated code is not what protos/ says
 	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && $(call protoc,$$out) && \
-	if ! diff -ru --exclude=__init__.py --exclude=__pycache__ session_service/v1 "$$out/session_service/v1"; then \
-		echo 'session_service/v1 is not what protos/ says: run `make generate` and commit the result.' >&2; exit 1; \
-	fi
+	for folder in $(GENERATED); do \
+		if ! diff -ru --exclude=__init__.py --exclude=__pycache__ $$folder "$$out/$$folder"; then \
+			echo "$$folder is not what protos/ says: run \`make generate\` and commit the result." >&2; exit 1; \
+		fi; \
+	done
 
 .PHONY: clean
 clean: ## Remove the environments and whatever else was made here
@@ -83,9 +92,11 @@ clean: ## Remove the environments and whatever else was made here
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Directory $(1) gets the modules and, since protoc's own --pyi_out knows no services, typed stubs by mypy-protobuf.
-protoc = $(PROTOS_BIN)/python -m grpc_tools.protoc --proto_path=protos \
-	--plugin=protoc-gen-mypy=$(PROTOS_BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(PROTOS_BIN)/protoc-gen-mypy_grpc \
-	--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+protoc = $(PROTOC) --python_out=$(1) --mypy_out=quiet:$(1) $(PROTOS) $(EXAMPLE_PROTOS) && \
+	$(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+
+PROTOC = $(PROTOS_BIN)/python -m grpc_tools.protoc --proto_path=protos \
+	--plugin=protoc-gen-mypy=$(PROTOS_BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(PROTOS_BIN)/protoc-gen-mypy_grpc
 
 # The stamps are newer than what they were made from, so a second `make setup` has nothing to do.
 $(VENV)/.dev: $(VENV)/.run

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from google.protobuf.struct_pb2 import Value
+from session_client import SessionClient
 
+from session_service import CloseReason
+from session_service.examples.echo import echo
+from session_service.testing import Event, run
 from session_service.v1 import session_pb2 as pb
 
 from ..cli.program import Served
@@ -45,3 +49,19 @@ async def test_a_resumed_conversation_loses_nothing_and_repeats_nothing(examples
         while len(heard) < first + 3:
             heard += [value(command) for command in (await peer.receive()).commands]
     assert heard == list(range(1, 41))
+
+
+def test_in_process_everything_comes_back_too() -> None:
+    payloads = ["hello", 2**60, 1.0, None, b"\0\xff", {"nested": [True, {}]}]
+    transcript = run(echo, [Event("say", payload) for payload in payloads])
+    assert [(command["command"], command["spec"]) for command in transcript.commands] == [
+        ("echo", payload) for payload in payloads
+    ]
+    assert transcript.reason is CloseReason.CLIENT
+
+
+async def test_a_client_hears_everything_back(examples: Served) -> None:
+    async with SessionClient(examples.address) as client, client.open("echo") as session:
+        for payload in ["hello", 2**60, b"\0\xff", Value(string_value="hi")]:
+            await session.send_event("say", payload)
+            assert (await anext(session)).spec == payload

@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
+from session_client import SessionClient
 
+from session_service import CloseReason
+from session_service.examples.greet import greet
+from session_service.testing import Event, run
 from session_service.v1 import session_pb2 as pb
 
 from ..cli.program import Served
@@ -91,3 +95,20 @@ async def test_cut_anywhere_it_goes_on_where_it_was(examples: Served, cut: int, 
     await peer.send(ack=response.closed.sequence)
     await peer.half_close()
     assert await peer.receive_all() == []
+
+
+def test_in_process_the_conversation_is_the_same() -> None:
+    transcript = run(greet, [Event("answer", answer) for answer, _ in CONVERSATION])
+    assert [command["spec"] for command in transcript.commands] == [NAME, *(expected for _, expected in CONVERSATION)]
+    assert transcript.reason is CloseReason.COMPLETED
+
+
+async def test_a_client_holds_the_conversation(examples: Served) -> None:
+    told: list[Any] = []
+    answers = iter(answer for answer, _ in CONVERSATION)
+    async with SessionClient(examples.address) as client, client.open("greet") as session:
+        async for command in session:
+            told.append(command.spec)
+            if command.command == "ask":
+                await session.send_event("answer", next(answers))
+    assert told == [NAME, *(expected for _, expected in CONVERSATION)]
