@@ -152,7 +152,6 @@ async def test_the_server_hears_that_a_command_was_taken_when_the_application_as
         await session.send_event("say", 2)
         await eventually(lambda: session.taken_over == 2)
         assert outbox.acked == 0
-        assert session.position.received == 0
         await anext(session)
         await eventually(lambda: outbox.acked == 1)
         asking = asyncio.ensure_future(anext(session))
@@ -242,7 +241,7 @@ async def test_the_command_in_hand_at_a_detach_counts_as_done(serve: Serve) -> N
         async with client.open("count") as session:
             async for command in session:
                 if command.spec == 4:
-                    assert session.position.received == 4
+                    assert session.position.received == 5
                     position = await session.detach()
         assert position.received == 5
         async with client.resume(position) as session:
@@ -290,11 +289,27 @@ async def test_a_client_that_died_in_a_command_finds_it_again(serve: Serve) -> N
     served = await serve({"count": count})
     dying = SessionClient(served.address)
     session = await dying.open("count").__aenter__()
-    assert [(await anext(session)).spec for _ in range(3)] == [0, 1, 2]
+    saved = session.position
+    for number in range(3):
+        saved = session.position  # when it has done with the one before
+        assert (await anext(session)).spec == number
+    await eventually(lambda: served.only.outbox.acked == 2)
+    await dying.close()
+    async with SessionClient(served.address) as client, client.resume(saved) as session:
+        assert (await anext(session)).spec == 2
+
+
+async def test_a_position_can_be_resumed_from_although_the_next_command_was_asked_for(serve: Serve) -> None:
+    served = await serve({"count": count})
+    dying = SessionClient(served.address)
+    session = await dying.open("count").__aenter__()
+    await anext(session)
     position = session.position
+    await anext(session)
+    await eventually(lambda: served.only.outbox.acked == 1)
     await dying.close()
     async with SessionClient(served.address) as client, client.resume(position) as session:
-        assert (await anext(session)).spec == 2
+        assert (await anext(session)).spec == 1
 
 
 async def test_a_session_that_is_resumed_while_attached_is_taken_over(serve: Serve) -> None:

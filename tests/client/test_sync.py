@@ -349,6 +349,27 @@ def test_ctrl_c_at_the_moment_when_a_command_comes_loses_none(threaded: Threaded
         assert [next(session).spec for _ in range(2)] == [1, 2]
 
 
+def test_a_command_that_ctrl_c_lost_is_not_done_at_a_detach(threaded: Threaded, monkeypatch: Any) -> None:
+    address = threaded.start({"echo": echo})
+    with SyncSessionClient(address) as client:
+        with client.open("echo") as session, monkeypatch.context() as patch:
+            run = session._loop.run
+
+            def interrupted(coroutine: Any) -> Any:
+                run(coroutine)
+                raise Interrupt
+
+            session.send_event("say", 1)
+            patch.setattr(session._loop, "run", interrupted)
+            with pytest.raises(Interrupt):
+                next(session)
+            patch.undo()
+            position = session.detach()
+        assert position.received == 0
+        with client.resume(position) as session:
+            assert next(session).spec == 1
+
+
 def test_ctrl_c_in_the_block_leaves_no_thread(threaded: Threaded, interrupt: Callable[[], None]) -> None:
     address = threaded.start({"echo": echo})
     with (  # noqa: PT012 - it leaves the session

@@ -83,7 +83,7 @@ class Position:
     Attributes:
         id: the session.
         token: resumes it.
-        received: the last command that the application took.
+        received: the last command that the application has in hand, or had.
         sent: the last event that was sent.
     """
 
@@ -132,8 +132,11 @@ class Conversation:
 
     @property
     def position(self) -> Position:
-        """Where this client is."""
-        return Position(self.id, self._token, self.inbox.taken, self.outbox.last)
+        """Where this client is; the command in hand counts as done.
+
+        It could not be resumed from otherwise: asking for the next command acknowledges it.
+        """
+        return Position(self.id, self._token, self.inbox.taken + self._holding, self.outbox.last)
 
     @property
     def opened(self) -> bool:

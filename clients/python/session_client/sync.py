@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterator, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -60,7 +61,9 @@ class SyncClientSession:
     @property
     def position(self) -> Position:
         """See `ClientSession.position`."""
-        return self._session.position
+        position = self._session.position
+        # A command that Ctrl-C kept from the caller is in nobody's hand.
+        return position if self._given is None else replace(position, received=position.received - 1)
 
     def send_event(self, event: str, data: Any = None, *, task_id: str = "") -> None:
         """See `ClientSession.send_event`."""
