@@ -75,7 +75,7 @@ class SyncClientSession:
 
     def detach(self) -> Position:
         """See `ClientSession.detach`."""
-        return self._loop.run(self._session.detach())
+        return self._loop.run(self._detach())
 
     def __iter__(self) -> Iterator[Command]:
         return self
@@ -88,9 +88,18 @@ class SyncClientSession:
             raise StopIteration
         return command
 
-    async def _next(self) -> Command | None:
-        if self._given is not None:  # Ctrl-C came between: nobody has got it, so it is not acknowledged
+    async def _detach(self) -> Position:
+        self._take_back()
+        return await self._session.detach()
+
+    def _take_back(self) -> None:
+        """Have a command that Ctrl-C kept from the caller come again: nobody has it, so it is not acknowledged."""
+        if self._given is not None:
             self._session._give_back(self._given)
+            self._given = None
+
+    async def _next(self) -> Command | None:
+        self._take_back()
         self._given = await anext(self._session, None)
         return self._given
 
