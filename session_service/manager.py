@@ -158,13 +158,22 @@ class ManagedSession:
 
     # --- attachments --------------------------------------------------------------------------------------------------
 
-    def attach(self, stream: Stream, *, received: int, command_window: Window, info: SessionInfo | None = None) -> None:
+    def attach(
+        self,
+        stream: Stream,
+        *,
+        received: int,
+        command_window: Window,
+        resuming: bool = False,
+        info: SessionInfo | None = None,
+    ) -> None:
         """Bind a stream; an older one is fenced off and ends with `TakenOver` (A3).
 
         Args:
             stream: what from now on alone may act.
             received: the last command that the client has; what comes after is replayed.
             command_window: what the client grants on this stream.
+            resuming: the answer is `resumed`, not `opened`.
             info: what is known of the client now; None for what was known.
 
         Raises:
@@ -177,7 +186,8 @@ class ManagedSession:
         self.outbox.window = command_window
         self.outbox.resume(received)
         self.inbox.drop_waiting()
-        self.inbox.restart_acks(told=True)
+        heard = self.inbox.taken if resuming else 0  # `resumed` names it, `opened` names nothing
+        self.inbox.restart_acks(heard, told=heard)
         self._end_requested = False
         if not self.session.ended:
             self._stop_timer()

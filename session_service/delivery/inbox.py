@@ -21,13 +21,14 @@ class Inbox(Generic[T]):
         taken: every element up to this sequence has been taken over and will never be needed again (D4).
     """
 
-    __slots__ = ("_acked", "_repeat", "_unacked_size", "_waiting", "_waiting_size", "taken", "window")
+    __slots__ = ("_acked", "_heard", "_repeat", "_unacked_size", "_waiting", "_waiting_size", "taken", "window")
 
     def __init__(self, window: Window, taken: int = 0) -> None:
         """Begin after ``taken``: where another process goes on."""
         self.window = window
         self.taken = taken
         self._acked = taken
+        self._heard = taken
         self._repeat = False
         self._unacked_size = 0
         self._waiting: deque[tuple[T, int]] = deque()
@@ -57,9 +58,11 @@ class Inbox(Generic[T]):
         expected = self.expected
         if first > expected:
             raise SequenceGap(expected, first)
-        if first < expected:
+        known = min(expected - first, count)
+        if known:
             self._repeat = True  # the peer may have missed the acknowledgement
-        return min(expected - first, count)
+            self._heard = max(self._heard, first + known - 1)
+        return known
 
     def put(self, item: T, size: int, exempt: bool = False) -> None:
         """Keep a new element of ``size`` bytes until it is taken over; ``exempt`` if it needs no window (D6).
@@ -74,6 +77,7 @@ class Inbox(Generic[T]):
             )
         self._waiting.append((item, size))
         self._waiting_size += size
+        self._heard = self.taken + len(self._waiting)
 
     def take(self) -> None:
         """Count the head as taken over: from now on it is acknowledged."""
@@ -87,30 +91,32 @@ class Inbox(Generic[T]):
         self._waiting.clear()
         self._waiting_size = 0
 
-    def restart_acks(self, told: bool) -> None:
+    def restart_acks(self, heard: int, told: int) -> None:
         """Begin a new stream: acknowledgements written on the old one may be lost with it.
 
         Args:
-            told: the new stream begins with what has been taken, as `resumed.received` does; so no ack is pending.
+            heard: the last element of which the stream's beginning speaks. An ack covers only what the peer has written
+                on the same stream, or what that began with (D8).
+            told: how far its beginning acknowledges, as `resumed.received` does.
         """
-        self._repeat = not told and self.taken > 0
-        if told:
-            self._acked = self.taken
-            self._unacked_size = 0
+        self._heard = heard
+        self._acked = told
+        self._repeat = False
 
     @property
     def ack_pending(self) -> bool:
         """True when the peer has not been told everything."""
-        return self._repeat or self.taken > self._acked
+        return self._repeat or min(self.taken, self._heard) > self._acked
 
     @property
     def ack_due(self) -> bool:
         """True when the peer should be told at once, for it may be waiting: a quarter of the window (D3)."""
-        return (self.taken - self._acked) * 4 >= self.window.messages or self._unacked_size * 4 >= self.window.size
+        unacked = min(self.taken, self._heard) - self._acked
+        return unacked * 4 >= self.window.messages or (unacked > 0 and self._unacked_size * 4 >= self.window.size)
 
     def ack(self) -> int:
         """Return what to tell the peer, which the caller does next."""
-        self._acked = self.taken
+        self._acked = min(self.taken, self._heard)
         self._unacked_size = 0
         self._repeat = False
-        return self.taken
+        return self._acked

@@ -339,7 +339,7 @@ class Attachment:
     ) -> None:
         self.client_id = client_id
         try:
-            managed.attach(self, received=received, command_window=window, info=info)
+            managed.attach(self, received=received, command_window=window, resuming=info is not None, info=info)
         except ProtocolError as error:
             error.details.setdefault("received", str(managed.inbox.taken))
             raise

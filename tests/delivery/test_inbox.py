@@ -224,7 +224,7 @@ def test_a_new_stream_that_does_not_tell_what_was_taken_acknowledges_it_again_d4
     inbox = inbox_of(2, taken=2, window=Window(messages=2, size=1000))
     if acked_on_the_old_stream:
         inbox.ack()
-    inbox.restart_acks(told=False)
+    inbox.restart_acks(heard=2, told=0)
     assert inbox.ack_pending
     assert inbox.ack() == 2
     assert not inbox.ack_pending
@@ -233,21 +233,30 @@ def test_a_new_stream_that_does_not_tell_what_was_taken_acknowledges_it_again_d4
 def test_a_new_stream_that_begins_with_what_was_taken_need_not_acknowledge_it_d5() -> None:
     inbox = inbox_of(3, taken=3, window=Window(messages=4, size=4))
     inbox.skip(1, 1)
-    inbox.restart_acks(told=True)
+    inbox.restart_acks(heard=3, told=3)
     assert not inbox.ack_pending
     assert not inbox.ack_due
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_a_new_stream_has_nothing_to_acknowledge_where_nothing_was_taken_d4(told: bool) -> None:
+def test_a_new_stream_has_nothing_to_acknowledge_where_nothing_was_taken_d4() -> None:
     inbox = inbox_of(2)
-    inbox.restart_acks(told=told)
+    inbox.restart_acks(heard=2, told=0)
     assert not inbox.ack_pending
+
+
+def test_an_ack_covers_only_what_its_own_stream_has_brought_d8() -> None:
+    inbox = inbox_of(3, taken=3)
+    inbox.restart_acks(heard=0, told=0)  # `opened`, again, names nothing
+    assert not inbox.ack_pending
+    assert inbox.skip(1, 1) == 1
+    assert inbox.ack() == 1
+    assert inbox.skip(2, 2) == 2
+    assert inbox.ack() == 3
 
 
 def test_acks_go_on_as_usual_on_a_new_stream_d3() -> None:
     inbox = inbox_of(3, taken=2, window=Window(messages=4, size=100))
-    inbox.restart_acks(told=True)
+    inbox.restart_acks(heard=3, told=2)
     inbox.take()
     assert inbox.ack_pending
     assert inbox.ack_due

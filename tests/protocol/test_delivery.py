@@ -738,7 +738,8 @@ async def test_D8_no_ack_is_carried_over_from_an_older_stream(serve: Serve) -> N
     assert (await again.receive()).ack == 0
     assert await again.receive() == pb.AttachResponse()
     await again.send(events=say(1), first_sequence=1)
-    await again.receive_until(lambda response: response.ack)
+    *_, response = await again.receive_until(lambda response: response.ack)
+    assert response.ack == 1  # of 3 that it has
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------

@@ -223,7 +223,7 @@ class Conversation:
         """Begin a stream; return what to write first."""
         self.attached = False
         self._close_written = False
-        self.inbox.restart_acks(told=False)
+        self.inbox.restart_acks(self.inbox.expected - 1, told=0)
         if not self.opened and self._opening is not None:
             return pb.AttachRequest(open=self._opening).SerializeToString()
         resume = pb.Resume(
