@@ -30,8 +30,8 @@ class Config:
         shutdown_grace: seconds that sessions have to end by themselves after SIGTERM.
         debug: tell clients the tracebacks of failures.
         event_window: what a client may send and have unacknowledged; also what a session's mailboxes hold.
-        command_window: what a server may send and have unacknowledged, and what a session buffers; a client may ask for
-            less.
+        command_window: what a server may send and have unacknowledged, which a client may ask to be less; also what a
+            session buffers.
         max_message_bytes: the largest gRPC message either way; gRPC clients refuse more than 4 MiB by default.
         heartbeat_interval: seconds of silence after which an empty message is due (protocol F3).
         keepalive: seconds of silence of a connection after which the server asks whether its peer is there.

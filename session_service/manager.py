@@ -153,7 +153,10 @@ class ManagedSession:
             params=params,
             session_id=secrets.token_hex(8),
             encode=command_encoder(command_format, config.max_message_bytes - MESSAGE_OVERHEAD),
-            options=SessionOptions(command_window=command_window, event_window=config.event_window, debug=config.debug),
+            # What a session buffers is not its client's choice: an app that need not drain yet would fail for it.
+            options=SessionOptions(
+                command_window=config.command_window, event_window=config.event_window, debug=config.debug
+            ),
         )
 
     # --- attachments --------------------------------------------------------------------------------------------------

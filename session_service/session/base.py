@@ -132,7 +132,7 @@ class AbstractSession(abc.ABC):
         self._tasks: dict[str, Task] = {}
         self._registered: dict[str, Callback] = {}
         self._callbacks = Callbacks(self.options.callback_runs or self._default_callback_runs, self._start_run)
-        self._hooks = Hooks(self._run_hook)
+        self._hooks = Hooks(self._callbacks)
         self._deferred = DeferredCalls()
         self._events_ended = False
         self._closed = False
@@ -205,7 +205,7 @@ class AbstractSession(abc.ABC):
         if self._closed or self._events_ended:
             return self._drop(event, "came after the last one")
         if callback is not None:
-            return self._click(Click(callback, (data,), size))
+            return self._click(Click(callback, (data,), size), size)
         if task is None:
             return self._drop(event, "is for no task of this session")
         return self._mailroom.put(task.mailbox, Mail({"event": name, "task_id": task_id, "data": data}, size))
@@ -480,8 +480,8 @@ class AbstractSession(abc.ABC):
 
     # --- events -------------------------------------------------------------------------------------------------------
 
-    def _click(self, click: Click) -> bool:
-        if self._callbacks.needs_room(click.callback) and not self._mailroom.hold(click.size):
+    def _click(self, click: Click, size: int) -> bool:
+        if self._callbacks.needs_room(click.callback) and not self._mailroom.hold(size):
             return False
         self._callbacks.click(click)
         return True
@@ -498,15 +498,8 @@ class AbstractSession(abc.ABC):
 
     def _run_ended(self, callback: Callback) -> None:
         started = self._callbacks.run_ended(callback)
-        if started:
-            self._mailroom.release([click.size for click in started])
+        self._mailroom.release([click.size for click in started if click.size is not None])
         self._end_if_done()
-
-    def _run_hook(self, click: Click) -> None:
-        if not self._closed:
-            if self._callbacks.needs_room(click.callback):
-                self._mailroom.hold(0, force=True)  # an attachment can't be refused for want of room
-            self._callbacks.click(click)
 
     def _drop(self, event: object, why: str) -> bool:
         self.dropped += 1

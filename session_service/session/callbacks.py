@@ -32,11 +32,17 @@ class Callback:
 
 
 class Click(NamedTuple):
-    """One event for a callback: the arguments of its run, and its size in bytes."""
+    """One event for a callback.
+
+    Attributes:
+        callback: whose.
+        args: the arguments of its run.
+        size: in bytes; what counts against the event window while it waits, None where it does not count.
+    """
 
     callback: Callback
     args: tuple[Any, ...]
-    size: int = 0
+    size: int | None = None
 
 
 class Callbacks:
@@ -66,7 +72,7 @@ class Callbacks:
 
     def click(self, click: Click) -> None:
         callback = click.callback
-        if callback.active and callback.mutex:
+        if self._stopped or (callback.active and callback.mutex):
             return
         if callback.active and callback.serial:
             self.waiting += 1
@@ -93,6 +99,12 @@ class Callbacks:
             started.append(click)
             self._run(click)
         return started
+
+    def withdraw(self, callback: Callback, obsolete: Callable[[Click], bool]) -> None:
+        """Forget those who wait behind a serial callback, and are obsolete."""
+        left = [click for click in callback.line if not obsolete(click)]
+        self.waiting -= len(callback.line) - len(left)
+        callback.line = deque(left)
 
     def stop(self) -> None:
         """Start nothing any more: the session closes, and clicks that wait are lost with it."""

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .callbacks import Callback, Click
+from .callbacks import Callback, Callbacks, Click
 
 __all__ = ["Hooks"]
 
 Hook = Callable[..., Any]
 
+# Calls that may wait behind a slow hook: far more than connections are lost while an honest one runs.
+MOST_WAITING = 100
+
 
 class Hooks:
-    """The hooks of one session, run as a serial callback is: in order, never two at once. On the loop's thread."""
+    """The hooks of one session, run as a serial callback is: in order, never two at once. On the loop's thread.
 
-    def __init__(self, run: Callable[[Click], None]) -> None:
-        self._run = run
+    What waits behind a slow one is bounded: beyond `MOST_WAITING` of each hook only the newest call is kept, so that
+    each comes to know the present.
+    """
+
+    def __init__(self, callbacks: Callbacks) -> None:
+        self._callbacks = callbacks
         self._callback = Callback("task-0", lambda hook, *args: hook(*args), serial=True, mutex=False)
         self._on_attach: list[Hook] = []
         self._on_detach: list[Hook] = []
@@ -45,4 +52,6 @@ class Hooks:
             self._call(hook, args)
 
     def _call(self, hook: Hook, args: tuple[Any, ...]) -> None:
-        self._run(Click(self._callback, (hook, *args)))
+        if len(self._callback.line) >= MOST_WAITING:
+            self._callbacks.withdraw(self._callback, lambda click: click.args[0] is hook)
+        self._callbacks.click(Click(self._callback, (hook, *args)))

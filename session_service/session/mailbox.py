@@ -74,10 +74,10 @@ class Mailroom:
         self._held_size = 0
         self._room_wanted = False
 
-    def hold(self, size: int, force: bool = False) -> bool:
+    def hold(self, size: int) -> bool:
         """Count something that has to wait; return False where the window is full."""
         with self._lock:
-            return self._hold(size, force)
+            return self._hold(size)
 
     def release(self, sizes: list[int]) -> None:
         """Count no longer what `hold` counted."""
@@ -87,7 +87,7 @@ class Mailroom:
     def put(self, mailbox: Mailbox, mail: Mail) -> bool:
         """Deliver an event; return False where the window is full."""
         with self._lock:
-            if not self._hold(mail.size, False):
+            if not self._hold(mail.size):
                 return False
             mailbox.events.append(mail)
             mailbox.wake()
@@ -152,8 +152,8 @@ class Mailroom:
             mailbox.waiters.remove(waiter)
             mailbox.wake()
 
-    def _hold(self, size: int, force: bool) -> bool:
-        if not force and not self.window.fits(self._held, self._held_size, size):
+    def _hold(self, size: int) -> bool:
+        if not self.window.fits(self._held, self._held_size, size):
             self._room_wanted = True
             return False
         self._held += 1

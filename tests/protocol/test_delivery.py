@@ -742,6 +742,23 @@ async def test_D8_no_ack_is_carried_over_from_an_older_stream(serve: Serve) -> N
     assert response.ack == 1  # of 3 that it has
 
 
+@pytest.mark.parametrize("window", [pb.Window(messages=1), pb.Window(bytes=1)], ids=["messages", "bytes"])
+async def test_D5_the_smallest_command_window_makes_no_app_fail(serve: Serve, window: pb.Window) -> None:
+    async def app() -> None:
+        for number in range(20):  # without drain(): more than 8 of the client's windows, and far less than the server's
+            get_current_session().send_task_command({"command": "count", "spec": number})
+
+    service = await serve({"app": app})
+    peer = await service.open("app", resumable=True, command_window=window, command_format=JSON)
+    counted: list[int] = []
+    while not (response := await peer.receive()).HasField("closed"):
+        counted += [value(command) for command in response.commands]
+        await peer.send(ack=len(counted))
+    counted += [value(command) for command in response.commands]
+    assert counted == list(range(20))
+    assert response.closed.reason == pb.CLOSE_REASON_COMPLETED
+
+
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 

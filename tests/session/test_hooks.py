@@ -226,3 +226,34 @@ async def test_an_async_hook_is_refused_by_a_thread_session(threads: ThreadKind)
             session.on_detach(hook)
 
     assert await threads.open(app).ended() is CloseReason.COMPLETED
+
+
+async def test_what_waits_behind_a_slow_hook_is_bounded_and_ends_with_the_present(kind: Kind) -> None:
+    async def attached(session: AbstractSession, resumed: bool) -> None:
+        calls.append("attached")
+        slow.open()
+        await kind.at(gate)
+
+    async def detached(session: AbstractSession) -> None:
+        calls.append("detached")
+
+    async def app(session: AbstractSession) -> None:
+        session.on_attach(kind.function(attached))
+        session.on_detach(kind.function(detached))
+        await kind.next_event(session)
+
+    calls: list[str] = []
+    slow, gate = kind.gate(), kind.gate()
+    backend = kind.open(app)
+    backend.session.notify_attach(False)
+    await slow.opened()
+    for _ in range(1000):
+        backend.session.notify_detach()
+        backend.session.notify_attach(True)
+    assert backend.send("there is room")
+    gate.open()
+    backend.send()
+    await eventually(lambda: backend.session._callbacks.idle)
+
+    assert len(calls) <= 1 + 100 + 2
+    assert calls[-2:] == ["detached", "attached"]
