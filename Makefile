@@ -57,6 +57,25 @@ demo: $(VENV)/.run ## Show a conversation that survives its connection; it ends 
 test: setup ## Run the tests; ARGS="tests/delivery -x" is handed to pytest
 	$(BIN)/pytest $(ARGS)
 
+.PHONY: nightly
+nightly: setup ## Test the delivery model with 10,000 random networks, some 10 minutes
+	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest --timeout=0 tests/robustness/test_model.py $(ARGS)
+
+.PHONY: robustness
+robustness: setup ## Exchange 100,000 messages each way over 1,000 random cuts; ARGS="--seed 7" repeats such a run
+	$(BIN)/python -m tests.robustness.run $(ARGS)
+
+.PHONY: soak
+soak: setup ## Load a server for 10 minutes, and print what it holds and how long a bystander waits; ARGS="--minutes 2"
+	$(BIN)/python -m tests.robustness.soak $(ARGS)
+
+.PHONY: fuzz
+fuzz: setup ## Fuzz the server with 10,000 sequences of requests, then what decodes them for 5 minutes
+	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest --timeout=0 tests/robustness/test_fuzz.py
+	$(BIN)/python -m pip install --quiet --only-binary :all: atheris || \
+		{ echo 'no wheel of atheris for this Python and machine: the second half is left out' >&2; exit 1; }
+	$(BIN)/python -m tests.robustness.fuzz -max_total_time=300 $(ARGS)
+
 .PHONY: lint
 lint: setup ## Check style, types, the import rules and the protos
 	$(BIN)/ruff check
