@@ -53,8 +53,9 @@ COSTS = [
     pytest.param(soak.floods, 2 * WINDOW + BATCHES, id="floods"),
     # Those, and the request that was too much, as bytes and as a message, if it is refused only now.
     pytest.param(soak.floods_beyond_its_window, 2 * WINDOW + 2 * MESSAGE, id="floods-beyond-its-window"),
-    # One may wait alone whatever its size, in the mailbox, and to be taken over; gRPC has the next in hand.
-    pytest.param(soak.sends_frames_of_the_greatest_size, 3 * MESSAGE, id="sends-frames-of-the-greatest-size"),
+    # One may wait alone whatever its size, in the mailbox, and to be taken over; gRPC has the next in hand; and an
+    # allocator keeps some of what decoding it took, three times its size.
+    pytest.param(soak.sends_frames_of_the_greatest_size, 4 * MESSAGE, id="sends-frames-of-the-greatest-size"),
 ]
 
 
