@@ -102,7 +102,8 @@ async def test_a_second_round_of_the_same_load_ends_like_the_first(server: tuple
     for _ in range(3):
         await soak.churn(address, 300)
         ends.append(await gauge.settled(OWN_SESSIONS))
-    assert soak.leaked(*ends[1:]) == []
+    _, first, second = ends  # what is used for the first time, such as a pool of threads, is no leak
+    assert soak.leaked(first, second, streams=360) == []
 
 
 async def test_idle_sessions_cost_little(server: tuple[str, Gauge]) -> None:
