@@ -49,29 +49,24 @@ class Format(enum.Enum):
     """How JSON values become a payload, and what it can carry.
 
     VALUE nests to 30 levels, since protobuf can write deeper than it can read (three messages a level, 100 in all).
+
+    Attributes:
+        max_depth: the deepest nesting of arrays and objects.
+        suspicious_digits: what an integer that it cannot carry looks like in JSON text.
     """
 
-    VALUE = 30
-    JSON = 200
+    VALUE = 30, re.compile(rb"\d{16}")
+    JSON = 200, re.compile(rb"\d{19}")
 
-    @property
-    def max_depth(self) -> int:
-        """The deepest nesting of arrays and objects."""
-        return self.value
+    def __init__(self, max_depth: int, suspicious_digits: re.Pattern[bytes]) -> None:
+        self.max_depth = max_depth
+        self.suspicious_digits = suspicious_digits
 
     def carries(self, number: int) -> bool:
         """Tell whether an integer goes through unchanged."""
         if self is Format.VALUE:
             return -MAX_EXACT_IN_DOUBLE <= number <= MAX_EXACT_IN_DOUBLE
         return -(2**63) <= number < 2**64
-
-    @property
-    def _suspicious_digits(self) -> re.Pattern[bytes]:
-        return _DIGITS_53_BITS if self is Format.VALUE else _DIGITS_63_BITS
-
-
-_DIGITS_53_BITS = re.compile(rb"\d{16}")
-_DIGITS_63_BITS = re.compile(rb"\d{19}")
 
 
 class EncodedCommand(NamedTuple):
@@ -214,25 +209,26 @@ def _dump(value: Any, fmt: Format, path: str) -> bytes:
     except TypeError as error:
         _check(value, fmt, path, 0)
         raise PayloadError(path, str(error)) from None
-    if b"null" in text or _looks_deep(text, fmt, b"[", b"{") or fmt._suspicious_digits.search(text):
+    if b"null" in text or fmt.suspicious_digits.search(text) or _looks_deep(text, fmt):
         _check(value, fmt, path, 0)
     return text
 
 
 def _load(text: str) -> Any:
+    data = text.encode()
     try:
-        value = orjson.loads(text)
-        if _DIGITS_63_BITS.search(text.encode()):
+        value = orjson.loads(data)
+        if Format.JSON.suspicious_digits.search(data):
             json.loads(text, parse_int=_checked_int)
-        if _looks_deep(text, Format.JSON, "[", "{"):
+        if _looks_deep(data, Format.JSON):
             _check(value, Format.JSON, "json", 0)
     except (ValueError, RecursionError) as error:
         raise PayloadError("json", str(error)) from None
     return value
 
 
-def _looks_deep(text: Any, fmt: Format, array: Any, obj: Any) -> bool:
-    return len(text) > 2 * fmt.max_depth and text.count(array) + text.count(obj) > fmt.max_depth
+def _looks_deep(text: bytes, fmt: Format) -> bool:
+    return len(text) > 2 * fmt.max_depth and text.count(b"[") + text.count(b"{") > fmt.max_depth
 
 
 def _checked_int(digits: str) -> int:

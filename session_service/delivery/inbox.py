@@ -70,7 +70,7 @@ class Inbox(Generic[T]):
         Raises:
             WindowExceeded: the peer sent more than it was granted (D5).
         """
-        if not exempt and not self.window.fits(len(self._waiting), self._waiting_size, size):
+        if not exempt and self._waiting and not self.window.fits(len(self._waiting), self._waiting_size, size):
             raise WindowExceeded(
                 f"more than {self.window.messages} events or {self.window.size} bytes are unacknowledged:"
                 " wait for acknowledgements"
@@ -106,7 +106,7 @@ class Inbox(Generic[T]):
     @property
     def ack_pending(self) -> bool:
         """True when the peer has not been told everything."""
-        return self._repeat or min(self.taken, self._heard) > self._acked
+        return self._repeat or (self.taken > self._acked and self._heard > self._acked)
 
     @property
     def ack_due(self) -> bool:

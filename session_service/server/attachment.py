@@ -142,12 +142,12 @@ class Attachment:
         managed = self._managed
         if managed is None:
             return
-        self._inbox_room.set()
-        if managed.resumable and managed.inbox.ack_pending:
-            if managed.inbox.ack_due:
-                self.wake_ack()
-            else:
-                self._acks.add(self)
+        if not managed.resumable:
+            self._inbox_room.set()
+        elif managed.inbox.ack_due:
+            self.wake_ack()
+        elif managed.inbox.ack_pending:
+            self._acks.add(self)
 
     def wake_ack(self) -> None:
         """Write an ack, if something is still unacknowledged."""
@@ -224,8 +224,9 @@ class Attachment:
             return response.SerializeToString()
         managed.feed()
         first, commands = managed.outbox.take(BATCH_SIZE)
-        self._more = managed.starved or managed.session.ended
-        self._starved = not commands and managed.starved
+        starved = managed.starved
+        self._more = starved or managed.session.ended
+        self._starved = starved and not commands
         if not commands and not self._ack_now and not self._heartbeat:
             return None
         self._heartbeat = False
@@ -252,7 +253,10 @@ class Attachment:
                 self._received_at = self._loop.time()
                 self._on_request(pb.AttachRequest.FromString(data))
                 del data  # an idle stream holds nothing
-                await self._wait_inbox_room()
+                # HTTP/2 holds a plain client back (P4). A resumable one knows its window, and the reader never waits.
+                while (managed := self._managed) and not managed.resumable and not managed.inbox.has_room:
+                    self._inbox_room.clear()
+                    await self._inbox_room.wait()
                 if self._over:
                     return
             if not self._over:
@@ -266,12 +270,6 @@ class Attachment:
             self.fail(PayloadInvalid("the request cannot be decoded as an AttachRequest"))
         except Exception as error:
             self.fail(as_fault(error))
-
-    async def _wait_inbox_room(self) -> None:
-        """Let HTTP/2 hold a plain client back (P4). A resumable one knows its window, and the reader never waits."""
-        while (managed := self._managed) is not None and not managed.resumable and not managed.inbox.has_room:
-            self._inbox_room.clear()
-            await self._inbox_room.wait()
 
     def _on_request(self, request: pb.AttachRequest) -> None:
         control = request.WhichOneof("control")

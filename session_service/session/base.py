@@ -48,6 +48,8 @@ Encode = Callable[[str, str, Any], tuple[Any, int]]
 SessionHook = Callable[["AbstractSession"], object]
 F = TypeVar("F", bound=Callable[..., Any])
 
+_COMMAND_KEYS = {"command", "spec", "task_id"}
+
 # How long a task of which only a child waited for events may take to notice the end by itself.
 CHILD_NOTICE = 0.1
 
@@ -125,9 +127,7 @@ class AbstractSession(abc.ABC):
         self._errors = itertools.count(1)
 
         self._lock = threading.Lock()
-        self._commands = CommandBuffer(
-            self.options.command_window, lambda: self._on_loop(self._notify, self._on_task_command)
-        )
+        self._commands = CommandBuffer(self.options.command_window, self._on_first_command)
         self._mailroom = Mailroom(self.options.event_window, lambda: self._soon(self._notify, self._on_event_room))
         self._tasks: dict[str, Task] = {}
         self._registered: dict[str, Callback] = {}
@@ -267,22 +267,23 @@ class AbstractSession(abc.ABC):
             CommandBufferFull: on the loop's thread, 8 windows are pending.
             ValueError: this is no command.
         """
-        if not command.keys() <= {"command", "spec", "task_id"} or not isinstance(command.get("command"), str):
+        name = command.get("command")
+        if not isinstance(name, str) or not command.keys() <= _COMMAND_KEYS:
             raise ValueError(f'a command is a dict of "command" (text), "spec" and "task_id", not {sorted(command)}')
         task = current_task.get()
         if task is not None and task.session is not self:
             task = None
         self._check_open(task)
-        task_id = command.get("task_id") or (task.id if task is not None else self._main.id)
-        item, size = self._encode(command["command"], task_id, command.get("spec"))
-        if self._in_loop_thread:
+        task_id = command.get("task_id") or (task or self._main).id
+        item, size = self._encode(name, task_id, command.get("spec"))
+        if threading.get_ident() == self._thread:
             self._commands.put_nowait(item, size)
-        else:
-            while (waiter := self._commands.put(item, size)) is not None:
-                # A close that came before the waiter joined woke nobody: look again first.
-                self._check_open(task)
-                waiter.wait()
-                self._check_open(task)
+            return
+        while (waiter := self._commands.put(item, size)) is not None:
+            # A close that came before the waiter joined woke nobody: look again first.
+            self._check_open(task)
+            waiter.wait()
+            self._check_open(task)
 
     @abc.abstractmethod
     def next_client_event(self) -> Any:
@@ -459,7 +460,7 @@ class AbstractSession(abc.ABC):
         self._check_open(task)
         while (waiter := self._commands.wait_room(LoopWaiter)) is not None:
             try:
-                await waiter.wait()
+                await waiter.future
             finally:
                 self._commands.leave(waiter)
             self._check_open(task)
@@ -477,6 +478,12 @@ class AbstractSession(abc.ABC):
             raise asyncio.CancelledError
         if self._closed:
             raise SessionClosedException("the session is closed")
+
+    def _on_first_command(self) -> None:
+        if threading.get_ident() == self._thread:
+            self._notify(self._on_task_command)
+        else:
+            self._soon(self._notify, self._on_task_command)
 
     # --- events -------------------------------------------------------------------------------------------------------
 

@@ -46,7 +46,8 @@ class CommandBuffer:
                 waiter = ThreadWaiter()
                 self._producers.append(waiter)
                 return waiter
-            self._append(item, size)
+            self._commands.append((item, size))
+            self._size += size
             first = len(self._commands) == 1
         if first:
             self._on_first()
@@ -64,7 +65,8 @@ class CommandBuffer:
                     f"{len(self._commands)} commands of {self._size} bytes wait for the client:"
                     " `await session.drain()` between sends"
                 )
-            self._append(item, size)
+            self._commands.append((item, size))
+            self._size += size
             first = len(self._commands) == 1
         if first:
             self._on_first()
@@ -74,15 +76,16 @@ class CommandBuffer:
         taken: list[Any] = []
         total = 0
         with self._lock:
-            while self._commands and (messages is None or len(taken) < messages):
-                item, item_size = self._commands[0]
-                total += item_size
-                if size is not None and taken and total > size:
+            commands = self._commands
+            while commands and (messages is None or len(taken) < messages):
+                item, item_size = commands[0]
+                if size is not None and taken and total + item_size > size:
                     break
-                self._size -= item_size
+                total += item_size
                 taken.append(item)
-                self._commands.popleft()
-            if taken:
+                commands.popleft()
+            self._size -= total
+            if taken and self._producers:
                 self._wake()
         return taken
 
@@ -105,10 +108,6 @@ class CommandBuffer:
         """Wake and return all who wait for room."""
         with self._lock:
             return self._wake()
-
-    def _append(self, item: Any, size: int) -> None:
-        self._commands.append((item, size))
-        self._size += size
 
     def _wake(self) -> list[Waiter]:
         producers, self._producers = self._producers, []

@@ -89,8 +89,10 @@ class Mailroom:
         with self._lock:
             if not self._hold(mail.size):
                 return False
-            mailbox.events.append(mail)
-            mailbox.wake()
+            events, waiters = mailbox.events, mailbox.waiters
+            events.append(mail)
+            if len(events) <= len(waiters):
+                waiters[len(events) - 1].wake()  # those before it have been woken
             return True
 
     async def next_on_loop(self, mailbox: Mailbox) -> Event | None:
@@ -101,11 +103,11 @@ class Mailroom:
             waiter = LoopWaiter()
             mailbox.waiters.append(waiter)
         try:
-            await waiter.wait()
-            with self._lock:
-                return self._take(mailbox, mailbox.waiters.index(waiter))
-        finally:
+            await waiter.future
+        except BaseException:
             self._leave(mailbox, waiter)
+            raise
+        return self._take_in_turn(mailbox, waiter)
 
     def next_in_thread(self, mailbox: Mailbox, timeout: float | None) -> Event | None:
         """Block for the next event, like `next_on_loop`; TimeoutError after ``timeout`` seconds."""
@@ -117,10 +119,10 @@ class Mailroom:
         try:
             if not waiter.wait(timeout):
                 raise TimeoutError(f"no event within {timeout} s")
-            with self._lock:
-                return self._take(mailbox, mailbox.waiters.index(waiter))
-        finally:
+        except BaseException:
             self._leave(mailbox, waiter)
+            raise
+        return self._take_in_turn(mailbox, waiter)
 
     def end(self, mailbox: Mailbox) -> None:
         """No event comes any more."""
@@ -132,7 +134,7 @@ class Mailroom:
         """End it at once and return how many events nobody took."""
         with self._lock:
             left = len(mailbox.events)
-            self._release(left, sum(mail.size for mail in mailbox.events))
+            self._release(left, sum(size for _, size in mailbox.events))
             mailbox.events.clear()
             mailbox.closed = mailbox.ended = True
             mailbox.wake()
@@ -142,10 +144,20 @@ class Mailroom:
         """Take what is due to the waiter at ``place`` in the line: one behind another may run first."""
         if place >= len(mailbox.events):
             return None
-        mail = mailbox.events[place]
+        event, size = mailbox.events[place]
         del mailbox.events[place]  # most often the first
-        self._release(1, mail.size)
-        return mail.event
+        self._release(1, size)
+        return event
+
+    def _take_in_turn(self, mailbox: Mailbox, waiter: Waiter) -> Event | None:
+        """Leave the line with what is due to a waiter that was woken."""
+        with self._lock:
+            place = mailbox.waiters.index(waiter)
+            del mailbox.waiters[place]
+            event = self._take(mailbox, place)
+            if mailbox.ended:
+                mailbox.wake()  # those behind it may have waited for this event to be the last
+            return event
 
     def _leave(self, mailbox: Mailbox, waiter: Waiter) -> None:
         with self._lock:
@@ -153,7 +165,7 @@ class Mailroom:
             mailbox.wake()
 
     def _hold(self, size: int) -> bool:
-        if not self.window.fits(self._held, self._held_size, size):
+        if self._held and not self.window.fits(self._held, self._held_size, size):
             self._room_wanted = True
             return False
         self._held += 1

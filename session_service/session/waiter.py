@@ -9,35 +9,31 @@ __all__ = ["LoopWaiter", "ThreadWaiter", "Waiter"]
 
 
 class LoopWaiter:
-    """Code on the running event loop; ``owner`` is its asyncio task."""
+    """Code on the running event loop, which awaits ``future``; ``owner`` is its asyncio task."""
 
-    __slots__ = ("_future", "_loop", "_thread", "owner")
+    __slots__ = ("_loop", "_thread", "future", "owner")
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._future: asyncio.Future[None] = self._loop.create_future()
+        self.future: asyncio.Future[None] = loop.create_future()
         self.owner: object = asyncio.current_task()
 
     @property
     def cancelled(self) -> bool:
         """True when it has been cancelled, and will not notice that it is woken."""
-        return self._future.cancelled()
+        return self.future.cancelled()
 
     def wake(self) -> None:
         """Let it go on; again does nothing."""
-        if threading.get_ident() == self._thread:
-            self._set()
-        else:
+        if threading.get_ident() != self._thread:
             self._loop.call_soon_threadsafe(self._set)
+        elif not self.future.done():
+            self.future.set_result(None)
 
     def _set(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
-
-    async def wait(self) -> None:
-        """Wait until woken."""
-        await self._future
+        if not self.future.done():
+            self.future.set_result(None)
 
 
 class ThreadWaiter:
