@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ipaddress
+import math
 import re
 from dataclasses import dataclass, field
 
 from .window import Window
 
-__all__ = ["LISTEN", "LONGEST", "Config"]
+__all__ = ["GREATEST", "LISTEN", "LONGEST", "Config", "is_local"]
 
 # gRPC itself takes a missing port for 443, and 99999 for another.
 LISTEN = re.compile(r"unix:.+|(?:[^:\[\]]+|\[[^\[\]]+\]):(\d{1,5})")
 
 # gRPC counts milliseconds in 32 bits, and far above a month nobody means it.
 LONGEST = 24 * 24 * 3600.0
+
+# gRPC's numbers have 32 bits.
+GREATEST = 2**31 - 1
 
 # What a client may send before it knows its windows (protocol D5).
 LEAST_EVENT_WINDOW = Window(16, 64 * 1024)
@@ -25,8 +30,24 @@ class Config:
 
     Attributes:
         listen: ``HOST:PORT``, port 0 for a free one, or ``unix:PATH``.
+        insecure: listen on other than the loopback interface though TLS or authentication is missing.
+        tls_cert: file of the server's certificate and those of its issuers, PEM; empty for no TLS.
+        tls_key: file of its private key, PEM.
+        tls_client_ca: file of the authorities, PEM, of which each client needs a certificate; empty for none.
+        token_file: file of the bearer tokens that are let in, see server/tokens.py; empty for none.
+        jwt_keys: file of the keys that sign the JWTs that are let in, a JWKS or PEM; empty for none.
+        jwt_issuer: what those name as their issuer.
+        jwt_audience: what those name as their audience, among others perhaps.
         resume_window: seconds that a detached session is kept; a client may ask for less.
         max_sessions: the most sessions at once, those that wait to be resumed included.
+        max_principal_sessions: the most of those that one principal may have; 0 for no limit of its own.
+        principal_open_rate: how many sessions a second one principal may open; 0 for no limit.
+        principal_event_rate: how many bytes a second of requests are read from one principal; 0 for no limit.
+        max_connection_streams: the most streams of one connection; gRPC lets further ones wait in the client.
+        max_threads: no thread of an app is started while the process has so many; 0 for no limit.
+        session_lifetime: seconds after which a session is closed, whatever it does; 0 for no limit.
+        idle_timeout: seconds without an event or a command after which a session is closed; 0 for no limit.
+        deferred_timeout: seconds that one deferred call may take.
         shutdown_grace: seconds that sessions have to end by themselves after SIGTERM.
         debug: tell clients the tracebacks of failures.
         event_window: what a client may send and have unacknowledged; also what a session's mailboxes hold.
@@ -40,8 +61,24 @@ class Config:
     """
 
     listen: str = "127.0.0.1:50051"
+    insecure: bool = False
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    token_file: str = ""
+    jwt_keys: str = ""
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
     resume_window: float = 120.0
     max_sessions: int = 10_000
+    max_principal_sessions: int = 0
+    principal_open_rate: float = 0.0
+    principal_event_rate: float = 0.0
+    max_connection_streams: int = 20_000
+    max_threads: int = 10_000
+    session_lifetime: float = 0.0
+    idle_timeout: float = 0.0
+    deferred_timeout: float = 10.0
     shutdown_grace: float = 30.0
     debug: bool = False
     event_window: Window = field(default_factory=Window)
@@ -57,14 +94,48 @@ class Config:
         match = LISTEN.fullmatch(self.listen)
         if match is None or int(match[1] or 0) > 65535:
             raise ValueError(f"{self.listen!r} is neither HOST:PORT nor unix:PATH")
-        for name in ("resume_window", "shutdown_grace"):
+        self._check_security()
+        for name in ("max_principal_sessions", "principal_open_rate", "principal_event_rate", "max_threads"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is no number from 0 on")
+        for name in ("max_sessions", "max_connection_streams"):
+            if not 0 < getattr(self, name) <= GREATEST:
+                raise ValueError(f"{name} is no number from 1 to {GREATEST}")
+        for name in ("resume_window", "shutdown_grace", "session_lifetime", "idle_timeout"):
             if not 0 <= getattr(self, name) <= LONGEST:  # nor is it NaN
                 raise ValueError(f"{name} is no number of seconds from 0 to {LONGEST:g}")
-        for name in ("heartbeat_interval", "keepalive", "keepalive_timeout", "first_request_timeout"):
+        for name in (
+            "deferred_timeout",
+            "heartbeat_interval",
+            "keepalive",
+            "keepalive_timeout",
+            "first_request_timeout",
+        ):
             if not 0 < getattr(self, name) <= LONGEST:
                 raise ValueError(f"{name} is no number of seconds above 0, up to {LONGEST:g}")
         least = LEAST_EVENT_WINDOW
         if self.event_window.messages < least.messages or self.event_window.size < least.size:
             raise ValueError(f"event_window must be at least {least}: clients send that much before they are told")
-        if self.max_message_bytes < least.size:
-            raise ValueError(f"max_message_bytes must be at least {least.size}")
+        if self.command_window.messages < 1 or self.command_window.size < 1:
+            raise ValueError("command_window must be at least one command and one byte")
+        if not least.size <= self.max_message_bytes <= GREATEST:
+            raise ValueError(f"max_message_bytes is no number from {least.size} to {GREATEST}")
+
+    def _check_security(self) -> None:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("a TLS certificate and its key need each other")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("certificates of clients need TLS: a certificate of the server, and its key")
+        if self.token_file and self.jwt_keys:
+            raise ValueError("either a token file or keys of JWTs: only one of them can authenticate")
+        if not bool(self.jwt_keys) == bool(self.jwt_issuer) == bool(self.jwt_audience):
+            raise ValueError("JWTs need their keys, their issuer and their audience")
+
+
+def is_local(address: str) -> bool:
+    """Tell whether only this machine reaches an address that a server listens on."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return address.startswith("unix:") or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -29,7 +29,17 @@ from .errors import (
     TakenOver,
 )
 from .payload import EncodedCommand, Format, command_encoder, encode_closed
-from .session import AbstractSession, CloseReason, CoroutineSession, SessionInfo, SessionOptions, ThreadSession
+from .quota import Quotas, Rate
+from .session import (
+    ANONYMOUS,
+    AbstractSession,
+    CloseReason,
+    CoroutineSession,
+    Principal,
+    SessionInfo,
+    SessionOptions,
+    ThreadSession,
+)
 from .session.base import is_coroutine_function
 from .session.mailbox import Event
 from .window import Window
@@ -54,6 +64,10 @@ LEAST_REQUEST_ID = 16
 
 # How long a request id is remembered after its session: a client repeats an open for 60 s at most (protocol A6).
 REQUEST_ID_MEMORY = 120.0
+
+# How often within an idle timeout it is looked whether anything has happened: so a session lives a quarter of it longer
+# at most, and an event costs nothing for it.
+IDLE_LOOKS = 4
 
 # Of the 20 s that a shutdown may take beyond its grace (protocol E3): for tasks and deferred calls to end, and for
 # attached clients to take the rest.
@@ -104,7 +118,7 @@ class ManagedSession:
         session: the conversation itself.
         token: the secret that resumes it; empty for a plain session.
         app: the name it was opened by.
-        principal: who opened it.
+        principal: the name of who opened it.
         resumable: whether losing the stream is detach (True) or the end (False).
         resume_window: seconds that it is kept detached, or ended and undelivered.
         inbox: events on their way to the session.
@@ -120,7 +134,7 @@ class ManagedSession:
         target: App,
         *,
         app: str,
-        principal: str,
+        principal: Principal,
         info: SessionInfo,
         params: Mapping[str, Any],
         resumable: bool,
@@ -135,7 +149,7 @@ class ManagedSession:
         self._end_requested = False
         self.token = secrets.token_urlsafe(24) if resumable else ""
         self.app = app
-        self.principal = principal
+        self.principal = principal.name
         self.resumable = resumable
         self.resume_window = resume_window
         self.request: Request | None = None
@@ -155,9 +169,21 @@ class ManagedSession:
             encode=command_encoder(command_format, config.max_message_bytes - MESSAGE_OVERHEAD),
             # What a session buffers is not its client's choice: an app that need not drain yet would fail for it.
             options=SessionOptions(
-                command_window=config.command_window, event_window=config.event_window, debug=config.debug
+                command_window=config.command_window,
+                event_window=config.event_window,
+                deferred_timeout=config.deferred_timeout,
+                max_threads=config.max_threads,
+                debug=config.debug,
+                principal=principal,
             ),
         )
+        self._limits: dict[str, asyncio.TimerHandle] = {}
+        if (lifetime := config.session_lifetime) > 0:
+            self._limits["lifetime"] = self._loop.call_later(
+                lifetime, self._expire, f"the session has had its lifetime of {lifetime:g} s"
+            )
+        if config.idle_timeout > 0:
+            self._watch_idle(config.idle_timeout, None, 0)
 
     # --- attachments --------------------------------------------------------------------------------------------------
 
@@ -273,6 +299,7 @@ class ManagedSession:
     def forget(self) -> None:
         """Let go of everything; called by the manager."""
         self._stop_timer()
+        self._stop_limits()
         if self.stream is not None:
             self.stream.forgotten()
         # The session and its hooks are a cycle: what they hold, maybe megabytes, would wait for the garbage collector.
@@ -297,6 +324,7 @@ class ManagedSession:
             self.stream.events_taken()
 
     def _on_session_close(self, _: AbstractSession) -> None:
+        self._stop_limits()
         self._manager.changed()
         if self.resumable:
             self._start_timer()
@@ -321,6 +349,31 @@ class ManagedSession:
         else:
             self.session.close(reason=CloseReason.EXPIRED)
 
+    def _watch_idle(self, timeout: float, seen: object, looks: int) -> None:
+        progress = (
+            self.generation,
+            self.inbox.taken,
+            self.outbox.last,
+            self.outbox.acked,
+            self.session.pending_commands,
+        )
+        looks = looks + 1 if progress == seen else 0
+        if looks == IDLE_LOOKS:
+            self._expire(f"the session has been idle for {timeout:g} s")
+        else:
+            self._limits["idle"] = self._loop.call_later(
+                timeout / IDLE_LOOKS, self._watch_idle, timeout, progress, looks
+            )
+
+    def _expire(self, message: str) -> None:
+        logger.info("session %s: closed, for %s", self.session.id, message)
+        self._stop_limits()
+        self.session.close(reason=CloseReason.EXPIRED, message=message)
+
+    def _stop_limits(self) -> None:
+        while self._limits:
+            self._limits.popitem()[1].cancel()
+
     @property
     def undelivered(self) -> int:
         """How many commands the client has not acknowledged."""
@@ -340,6 +393,7 @@ class SessionManager:
         self._sessions: dict[str, ManagedSession] = {}
         # The app and the session's id, which may be gone.
         self._requests: dict[Request, tuple[str, str]] = {}
+        self._quotas = Quotas(self.config, lambda: asyncio.get_running_loop().time())
         self._drained_at: float | None = None
         self._changed = asyncio.Event()  # what `drain` waits for may have come about
 
@@ -350,7 +404,7 @@ class SessionManager:
         self,
         app: str,
         *,
-        principal: str,
+        principal: Principal = ANONYMOUS,
         info: SessionInfo,
         params: Mapping[str, Any],
         resumable: bool = False,
@@ -383,10 +437,10 @@ class SessionManager:
                 raise ProtocolViolation(
                     f"a request_id is for resumable sessions, of at least {LEAST_REQUEST_ID} characters: use a UUID"
                 )
-            request = principal, hashlib.sha256(request_id.encode()).digest()  # the id itself may be megabytes
+            request = principal.name, hashlib.sha256(request_id.encode()).digest()  # the id itself may be megabytes
             known = self._requests.get(request)
             if known is not None:
-                return self._repeated(app, *known)
+                return self._repeated(app, principal, *known)
         target = self._apps.get(app)
         if target is None:
             raise AppNotFound(f"no app {app[:100]!r} here: there are {', '.join(sorted(self._apps)) or 'none'}")
@@ -394,18 +448,24 @@ class SessionManager:
             raise Draining("the server is shutting down and opens no session: try another, or again later")
         if len(self._sessions) >= self.config.max_sessions:
             raise SessionLimit(f"there are {len(self._sessions)} sessions, and no more are allowed: try again later")
-        managed = ManagedSession(
-            self,
-            target,
-            app=app,
-            principal=principal,
-            info=info,
-            params=params,
-            resumable=resumable,
-            resume_window=min(resume_window or self.config.resume_window, self.config.resume_window),
-            command_window=command_window or self.config.command_window,
-            command_format=command_format,
-        )
+        quota = self._quotas.of(principal.name)
+        quota.check_open()
+        try:
+            managed = ManagedSession(
+                self,
+                target,
+                app=app,
+                principal=principal,
+                info=info,
+                params=params,
+                resumable=resumable,
+                resume_window=min(resume_window or self.config.resume_window, self.config.resume_window),
+                command_window=command_window or self.config.command_window,
+                command_format=command_format,
+            )
+        except RuntimeError as error:  # no more threads
+            raise SessionLimit(f"no thread for the session: {error}: try again later") from error
+        quota.sessions += 1
         self._sessions[managed.session.id] = managed
         if request_id:
             self._requests[request] = app, managed.session.id
@@ -417,7 +477,11 @@ class SessionManager:
         """The seconds that sessions have to end by themselves; None before `drain`."""
         return None if self._drained_at is None else max(0.0, self._drained_at - asyncio.get_running_loop().time())
 
-    def find(self, session_id: str, token: str, principal: str) -> ManagedSession:
+    def event_rate(self, principal: Principal) -> Rate | None:
+        """Return what limits the bytes that are read from a principal; None for no limit."""
+        return self._quotas.of(principal.name).events if self.config.principal_event_rate else None
+
+    def find(self, session_id: str, token: str, principal: Principal) -> ManagedSession:
         """Return the session that a client wants to resume (A2).
 
         Raises:
@@ -428,14 +492,16 @@ class SessionManager:
         expected = managed.token if managed is not None else ""
         if not secrets.compare_digest(expected.encode(), token.encode()) or managed is None or not managed.resumable:
             raise SessionUnknown("no session here of this id and token: it has ended, or never was")
-        if managed.principal != principal:
+        if managed.principal != principal.name:
             raise PrincipalMismatch("another principal opened this session", received=managed.inbox.taken)
+        managed.session.principal = principal  # the same, with the claims of today
         return managed
 
     def forget(self, managed: ManagedSession) -> None:
         """Let go of a session that has ended."""
         if self._sessions.pop(managed.session.id, None) is None:
             return
+        self._quotas.of(managed.principal).sessions -= 1
         managed.forget()
         if managed.request is not None:
             asyncio.get_running_loop().call_later(
@@ -477,11 +543,12 @@ class SessionManager:
         except TimeoutError:
             pass
 
-    def _repeated(self, app: str, opened: str, session_id: str) -> ManagedSession:
+    def _repeated(self, app: str, principal: Principal, opened: str, session_id: str) -> ManagedSession:
         managed = self._sessions.get(session_id)
         received = {} if managed is None else {"received": managed.inbox.taken}
         if opened != app:
             raise RequestIdReused(f"this request_id opened {opened!r}, not {app[:100]!r}: use a new one", **received)
         if managed is None:
             raise SessionUnknown("the session of this request_id has ended")
+        managed.session.principal = principal
         return managed

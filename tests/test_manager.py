@@ -44,9 +44,7 @@ async def test_a_request_id_is_remembered_and_its_session_is_not() -> None:
     manager = SessionManager({"app": app}, Config())
 
     async def open_and_end() -> weakref.ref[object]:
-        managed = manager.open(
-            "app", principal="", info=SessionInfo(), params={}, resumable=True, request_id=REQUEST_ID
-        )
+        managed = manager.open("app", info=SessionInfo(), params={}, resumable=True, request_id=REQUEST_ID)
         stream = Stream()
         managed.attach(stream, received=0, command_window=manager.config.command_window)
         async with asyncio.timeout(5):
@@ -62,4 +60,4 @@ async def test_a_request_id_is_remembered_and_its_session_is_not() -> None:
     assert ended() is None
     assert len(manager) == 0
     with pytest.raises(SessionUnknown):
-        manager.open("app", principal="", info=SessionInfo(), params={}, resumable=True, request_id=REQUEST_ID)
+        manager.open("app", info=SessionInfo(), params={}, resumable=True, request_id=REQUEST_ID)

@@ -1,4 +1,4 @@
-"""The command line: ``session-service serve``, ``attach`` and ``healthcheck``.
+"""The command line: ``session-service serve``, ``attach``, ``healthcheck`` and ``token``.
 
 What a user gets wrong is one line on stderr and exit code 2. What is imported here is imported by each command, and
 ``healthcheck`` shall be quick: grpc, the server and the client are imported by the commands that need them.
@@ -15,6 +15,7 @@ import click
 from .attach import attach
 from .healthcheck import healthcheck
 from .serve import serve
+from .token import token
 
 __all__ = ["main"]
 
@@ -28,6 +29,7 @@ def command() -> None:
 command.add_command(serve)
 command.add_command(attach)
 command.add_command(healthcheck)
+command.add_command(token)
 
 
 def main() -> NoReturn:

@@ -9,6 +9,7 @@ import click
 
 from .line import parse_json
 from .options import ADDRESS_VARIABLE, DEFAULT_ADDRESS, check_address, seconds
+from .tls import channel_credentials, tls_options
 
 __all__ = ["attach"]
 
@@ -45,7 +46,16 @@ def _parse_params(_: click.Context, __: click.Parameter, texts: tuple[str, ...])
     help="A parameter of the app: JSON, or else text; may be given several times.",
 )
 @seconds("--timeout", default=60.0, help="Give up after so long without a connection.")
-def attach(target: tuple[str, str], params: dict[str, Any], timeout: float) -> int:
+@click.option(
+    "--token",
+    envvar="SESSION_SERVICE_TOKEN",
+    show_envvar=True,
+    help="A bearer token; rather by the variable, since all users of the machine see arguments.",
+)
+@tls_options
+def attach(
+    target: tuple[str, str], params: dict[str, Any], timeout: float, token: str | None, **tls: str | None
+) -> int:
     """Open a session of APP; show its commands, and send the lines that are typed.
 
     ADDRESS is HOST:PORT or unix:PATH; without it, $SESSION_SERVICE_ADDRESS or 127.0.0.1:50051.
@@ -64,4 +74,4 @@ def attach(target: tuple[str, str], params: dict[str, Any], timeout: float) -> i
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc reads it when it is imported
     from .conversation import converse
 
-    return converse(*target, params, timeout)
+    return converse(*target, params, timeout, token, channel_credentials(**tls))

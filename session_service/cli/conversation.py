@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+import grpc
 from session_client import (
     Attachment,
     AttachmentState,
@@ -30,14 +31,27 @@ LONGEST_TRY = 10.0
 LONGEST_PAUSE = 2.0
 
 
-def converse(address: str, app: str, params: Mapping[str, Any], timeout: float) -> int:
+def converse(
+    address: str,
+    app: str,
+    params: Mapping[str, Any],
+    timeout: float,
+    token: str | None = None,
+    channel_credentials: grpc.ChannelCredentials | None = None,
+) -> int:
     """Hold a session of ``app`` to its end; return the exit code."""
     is_person = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
     screen = Terminal() if is_person else Pipes()
     conversation = _Conversation(screen)
     retry = RetryPolicy(total=timeout, attach_timeout=min(timeout, LONGEST_TRY), maximum=min(timeout, LONGEST_PAUSE))
     try:
-        with SyncSessionClient(address, retry=retry, on_attachment=conversation.on_attachment) as client:
+        with SyncSessionClient(
+            address,
+            credentials=None if token is None else lambda: {"authorization": f"Bearer {token}"},
+            channel_credentials=channel_credentials,
+            retry=retry,
+            on_attachment=conversation.on_attachment,
+        ) as client:
             try:
                 session = client.open(app, params=params)
             except PayloadError as error:

@@ -17,8 +17,9 @@ from typing import Any
 
 import click
 
-from ..config import Config
-from .options import check_address, option, seconds
+from ..config import GREATEST, Config
+from ..window import Window
+from .options import check_address, file, number, option, rate, seconds, window
 
 __all__ = ["serve"]
 
@@ -34,6 +35,10 @@ DRAIN_TIME = 19.5
 EXIT_TIME = 1.0
 
 
+def _as_text(window: Window) -> str:
+    return f"{window.messages},{window.size}"
+
+
 @click.command(context_settings={"auto_envvar_prefix": "SESSION_SERVICE"})
 @click.argument("apps", metavar="APP...", nargs=-1, required=True)
 @option(
@@ -43,8 +48,50 @@ EXIT_TIME = 1.0
     metavar="HOST:PORT",
     help="Where to listen: port 0 picks a free one; or unix:PATH.",
 )
+@option(
+    "--insecure",
+    is_flag=True,
+    help="Listen on other than the loopback interface without TLS or without authentication.",
+)
+@file("--tls-cert", help="The server's certificate and those of its issuers, PEM.")
+@file("--tls-key", help="Its private key, PEM.")
+@file("--tls-client-ca", help="The authorities, PEM, of which clients need a certificate (mTLS).")
+@file("--token-file", help="Let in who has one of these bearer tokens; session-service token makes them.")
+@file("--jwt-keys", help="Let in who has a JWT that one of these keys has signed: a JWKS or PEM.")
+@option("--jwt-issuer", default="", show_default=False, help="The issuer that a JWT must name.")
+@option("--jwt-audience", default="", show_default=False, help="The audience that a JWT must name.")
 @seconds("--resume-window", default=DEFAULTS.resume_window, help="How long a session waits for its client at most.")
 @option("--max-sessions", type=click.IntRange(1), default=DEFAULTS.max_sessions, help="The most sessions at once.")
+@number(
+    "--max-principal-sessions", default=DEFAULTS.max_principal_sessions, help="The most of one principal; 0: no limit."
+)
+@rate(
+    "--principal-open-rate", default=DEFAULTS.principal_open_rate, help="Opens a second of one principal; 0: no limit."
+)
+@rate(
+    "--principal-event-rate",
+    default=DEFAULTS.principal_event_rate,
+    help="Bytes a second that are read from one principal, who waits beyond; 0: no limit.",
+)
+@option(
+    "--max-connection-streams",
+    type=click.IntRange(1, GREATEST),
+    default=DEFAULTS.max_connection_streams,
+    help="The most streams of one connection; further ones wait in the client.",
+)
+@number(
+    "--max-threads",
+    default=DEFAULTS.max_threads,
+    help="The most threads of the process that apps may add to; 0: no limit.",
+)
+@option("--max-message-bytes", type=int, default=DEFAULTS.max_message_bytes, help="The largest message, either way.")
+@window("--event-window", default=_as_text(DEFAULTS.event_window), help="What a client may send unacknowledged.")
+@window("--command-window", default=_as_text(DEFAULTS.command_window), help="What is sent unacknowledged to a client.")
+@seconds(
+    "--session-lifetime", default=DEFAULTS.session_lifetime, help="How long a session may take at most; 0: no limit."
+)
+@seconds("--idle-timeout", default=DEFAULTS.idle_timeout, help="How long neither side may say a thing; 0: no limit.")
+@seconds("--deferred-timeout", default=DEFAULTS.deferred_timeout, help="How long a deferred call of an app may take.")
 @seconds("--shutdown-grace", default=DEFAULTS.shutdown_grace, help="How long sessions go on after SIGTERM or SIGINT.")
 @seconds("--keepalive", default=DEFAULTS.keepalive, help="Silence of a connection after which its peer is asked.")
 @seconds("--keepalive-timeout", default=DEFAULTS.keepalive_timeout, help="How long the peer may take to answer.")
@@ -114,11 +161,11 @@ def _load_one(spec: str) -> Mapping[str, App]:
 async def _serve(apps: Mapping[str, App], config: Config, stop: asyncio.Event) -> None:
     from ..server import Server  # not before GRPC_VERBOSITY is set: grpc reads it when it is imported
 
-    server = Server(apps, config)
     try:
+        server = Server(apps, config)
         address = await server.start()
-    except OSError as error:
-        raise click.ClickException(str(error)) from None
+    except (OSError, ValueError) as error:
+        raise click.ClickException(" ".join(str(error).split())) from None
     click.echo(f"listening on {address}")
     await stop.wait()
     logger.info(
@@ -139,8 +186,8 @@ def _on_signal(first: Callable[[], object]) -> None:
             os._exit(128 + number)
         first()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handler)
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, handler)
 
 
 def _start_watchdog() -> Callable[[float], None]:

@@ -1,6 +1,6 @@
 """The gRPC side: streams, statuses, health, reflection, start and stop."""
 
-from .auth import Authenticate
+from .auth import Authenticator, Peer
 from .server import Server
 
-__all__ = ["Authenticate", "Server"]
+__all__ = ["Authenticator", "Peer", "Server"]

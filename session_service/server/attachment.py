@@ -29,7 +29,8 @@ from ..errors import (
     ProtocolViolation,
 )
 from ..manager import ManagedSession, SessionManager
-from ..session import SessionInfo, get_session_info_from_headers
+from ..quota import Rate
+from ..session import Principal, SessionInfo, get_session_info_from_headers
 from ..v1 import session_pb2 as pb
 from ..window import Window
 from .statuses import as_fault
@@ -85,7 +86,7 @@ class Attachment:
         context: Context,
         manager: SessionManager,
         acks: AckTimer,
-        principal: str,
+        principal: Principal,
         metadata: Mapping[str, str],
     ) -> None:
         """``metadata`` are the headers to read the session's information from where the request holds none."""
@@ -94,6 +95,7 @@ class Attachment:
         self._config: Config = manager.config
         self._acks = acks
         self._principal = principal
+        self._rate = manager.event_rate(principal)
         self._metadata = metadata
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -251,6 +253,8 @@ class Attachment:
                 if self._over:
                     return
                 self._received_at = self._loop.time()
+                if self._rate is not None and not await self._wait_rate(self._rate, len(data)):
+                    return
                 self._on_request(pb.AttachRequest.FromString(data))
                 del data  # an idle stream holds nothing
                 # HTTP/2 holds a plain client back (P4). A resumable one knows its window, and the reader never waits.
@@ -270,6 +274,24 @@ class Attachment:
             self.fail(PayloadInvalid("the request cannot be decoded as an AttachRequest"))
         except Exception as error:
             self.fail(as_fault(error))
+
+    async def _wait_rate(self, rate: Rate, size: int) -> bool:
+        """Wait until the principal may send so many bytes; return False if the stream has ended before."""
+        delay = rate.take(size)
+        if delay > 0:
+            self._received_at = self._loop.time() + delay  # it is not the client who is silent (F3)
+            if self._managed is None and self._timer is not None:
+                self._timer.cancel()  # the first request is here (F1)
+            self._inbox_room.clear()
+            try:
+                async with asyncio.timeout(delay):
+                    while not self._over:
+                        await self._inbox_room.wait()
+                        self._inbox_room.clear()
+                rate.give_back(size)
+            except TimeoutError:
+                pass
+        return not self._over
 
     def _on_request(self, request: pb.AttachRequest) -> None:
         control = request.WhichOneof("control")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from ..config import Config
+from ..config import Config, is_local
 from ..manager import App, Drained, SessionManager
-from .auth import Authenticate, anonymous
+from .auth import Authenticator, anonymous, certificate_subject, metadata_of, peer_of
+from .reload import INTERVAL, Reloading
 from .service import SERVICE_NAME, SessionService
+from .statuses import statuses
+from .tls import Certificates
+from .tokens import TokenFile
 
 __all__ = ["Server"]
 
@@ -29,14 +35,35 @@ class Server:
     Attributes:
         manager: its sessions.
         address: where it listens; a port 0 has become a real one.
+        files: certificates, tokens and keys, which it loads again when they change.
     """
 
     def __init__(
-        self, apps: Mapping[str, App], config: Config | None = None, authenticate: Authenticate = anonymous
+        self, apps: Mapping[str, App], config: Config | None = None, authenticate: Authenticator | None = None
     ) -> None:
+        """Load what the server needs.
+
+        Args:
+            apps: by their names.
+            config: the settings; None for the defaults.
+            authenticate: who calls; None for what the settings say.
+
+        Raises:
+            OSError, ValueError: a file of the settings is no good, or they would open the server to anybody.
+        """
         self.manager = SessionManager(apps, config)
         self.address = ""
-        self._authenticate = authenticate
+        self.files: list[Reloading[Any]] = []
+        config = self.manager.config
+        self._authenticate = authenticate or self._configured_authenticator(config)
+        self._certificates: Certificates | None = None
+        if config.tls_cert:
+            self._certificates = Certificates(config.tls_cert, config.tls_key, config.tls_client_ca)
+            self.files.append(self._certificates.files)
+        self._danger = self._exposure(config)
+        if self._danger and not config.insecure:
+            raise ValueError(f"{self._danger}: set them up, listen on 127.0.0.1, or allow it by --insecure")
+        self._watcher: asyncio.Task[None] | None = None
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
@@ -51,15 +78,22 @@ class Server:
         server = grpc.aio.server(options=_options(config))
         server.add_generic_rpc_handlers((SessionService(self.manager, self._authenticate).handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        _add_reflection(server)
+        server.add_generic_rpc_handlers((_reflection(self._authenticate),))
         try:
             if _is_served(config.listen):
                 raise RuntimeError("gRPC would take a unix socket away from the server that listens there")
-            port = server.add_insecure_port(config.listen)
+            if self._certificates is not None:
+                port = server.add_secure_port(config.listen, self._certificates.credentials())
+            else:
+                port = server.add_insecure_port(config.listen)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {config.listen}: in use, or no address of this machine") from error
         await server.start()
         self._server = server
+        if self._danger:
+            logger.warning("%s", self._danger)
+        if self.files:
+            self._watcher = asyncio.create_task(self._watch_files(), name="watch files")
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         host, _, _ = config.listen.rpartition(":")
         self.address = config.listen if config.listen.startswith("unix:") else f"{host}:{port}"
@@ -85,9 +119,40 @@ class Server:
 
     async def stop(self) -> None:
         """Stop at once; streams that are left end as UNAVAILABLE."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
         if self._server is not None:
             await self._server.stop(STOP_GRACE)
             self._server = None
+
+    def _configured_authenticator(self, config: Config) -> Authenticator:
+        if config.token_file:
+            tokens = TokenFile(config.token_file)
+            self.files.append(tokens.files)
+            return tokens
+        if config.jwt_keys:
+            from .jwt import JsonWebTokens  # needs the extra `jwt`
+
+            jwts = JsonWebTokens(config.jwt_keys, config.jwt_issuer, config.jwt_audience)
+            self.files.append(jwts.files)
+            return jwts
+        return certificate_subject if config.tls_client_ca else anonymous
+
+    def _exposure(self, config: Config) -> str:
+        """Return what makes the address dangerous; empty where nothing does."""
+        missing = ["TLS"] if self._certificates is None else []
+        if self._authenticate is anonymous:
+            missing.append("authentication")
+        if not missing or is_local(config.listen):
+            return ""
+        return f"{config.listen} can be reached from other machines, without {' and '.join(missing)}"
+
+    async def _watch_files(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL)
+            for files in self.files:
+                files.look()
 
     async def _set_health(self, status: int) -> None:
         for service in ("", SERVICE_NAME):
@@ -108,6 +173,7 @@ def _options(config: Config) -> list[tuple[str, int]]:
         # A client that asks as often as we do must not be taken for an abuser, whatever the jitter of its timers.
         ("grpc.http2.min_ping_interval_without_data_ms", round(config.keepalive * 500)),
         ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.max_concurrent_streams", config.max_connection_streams),
         # Else the window of each stream grows to 4 to 6 MiB, all of it memory when the receiver does not read.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", 256 * 1024),
@@ -125,8 +191,25 @@ def _is_served(listen: str) -> bool:
         return probe.connect_ex(listen.removeprefix("unix:")) == 0
 
 
-def _add_reflection(server: grpc.aio.Server) -> None:
-    reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+def _reflection(authenticate: Authenticator) -> grpc.GenericRpcHandler:
+    """Return reflection, for those who may call."""
+    names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    servicer: Any = reflection.aio.ReflectionServicer(names)  # an async generator, which its types do not know
+
+    async def reflect(
+        requests: AsyncIterator[reflection_pb2.ServerReflectionRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
+        async with statuses(context):
+            authenticate(metadata_of(context), peer_of(context))
+            async for response in servicer.ServerReflectionInfo(requests, context):
+                yield response
+
+    handler = grpc.stream_stream_rpc_method_handler(
+        reflect,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, {"ServerReflectionInfo": handler})
 
 
 class _Noise(logging.Filter):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -13,7 +12,7 @@ from ..manager import SessionManager
 from ..session import SessionInfo, get_session_info_from_headers
 from ..v1 import info_pb2, session_pb2
 from .attachment import AckTimer, Attachment, Context
-from .auth import Authenticate
+from .auth import Authenticator, ends_with_credentials, metadata_of, peer_of
 from .statuses import statuses, to_status
 
 __all__ = ["SERVICE_NAME", "SessionService"]
@@ -24,7 +23,7 @@ SERVICE_NAME = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_na
 class SessionService:
     """Serves ``session_service.v1.SessionService``."""
 
-    def __init__(self, manager: SessionManager, authenticate: Authenticate) -> None:
+    def __init__(self, manager: SessionManager, authenticate: Authenticator) -> None:
         self._manager = manager
         self._authenticate = authenticate
         self._acks = AckTimer()
@@ -48,9 +47,11 @@ class SessionService:
         # F0: it commits the call, so that no client library's retry policy replays its first messages.
         await context.send_initial_metadata(())
         async with statuses(context):
-            metadata = _metadata(context)
-            principal = self._authenticate(metadata, context.peer())
-            error = await Attachment(context, self._manager, self._acks, principal, _headers(metadata)).run()
+            metadata = metadata_of(context)
+            principal = self._authenticate(metadata, peer_of(context))
+            attachment = Attachment(context, self._manager, self._acks, principal, _headers(metadata))
+            with ends_with_credentials(principal, attachment.fail):
+                error = await attachment.run()
             if error is not None:
                 await context.abort_with_status(to_status(error))
 
@@ -58,8 +59,8 @@ class SessionService:
         """Tell what headers say about a client: those of the request, else those of the call."""
         response = info_pb2.ParseSessionInfoResponse()
         async with statuses(context):
-            metadata = _metadata(context)
-            self._authenticate(metadata, context.peer())
+            metadata = metadata_of(context)
+            self._authenticate(metadata, peer_of(context))
             try:
                 request = info_pb2.ParseSessionInfoRequest.FromString(data)
             except DecodeError:
@@ -69,22 +70,13 @@ class SessionService:
         return response.SerializeToString()
 
 
-def _metadata(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
-    """Return the text entries of a call's metadata, the first of each name."""
-    found: dict[str, str] = {}
-    for name, value in context.invocation_metadata() or ():
-        if isinstance(value, str):
-            found.setdefault(name, value)
-    return found
-
-
 def _headers(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return metadata as HTTP headers.
+    """Return metadata as HTTP headers, without credentials: those are no business of apps.
 
     A client cannot set ``user-agent``, which is the gRPC library's own, and grpc.aio hides ``:authority``; so what a
     gateway forwards under another name wins.
     """
-    headers = dict(metadata)
+    headers = {name: text for name, text in metadata.items() if name != "authorization"}
     for name, forwarded in (("user-agent", "x-user-agent"), ("host", "x-forwarded-host")):
         if forwarded in metadata:
             headers[name] = metadata[forwarded]

@@ -5,12 +5,15 @@ from .context import TaskHandle, get_current_session, get_current_task_id
 from .coroutine import CoroutineSession
 from .info import SessionInfo, get_session_info_from_headers
 from .options import CloseReason, SessionOptions
+from .principal import ANONYMOUS, Principal
 from .thread import ThreadSession
 
 __all__ = [
+    "ANONYMOUS",
     "AbstractSession",
     "CloseReason",
     "CoroutineSession",
+    "Principal",
     "SessionInfo",
     "SessionOptions",
     "TaskHandle",

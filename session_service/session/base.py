@@ -62,6 +62,7 @@ class AbstractSession(abc.ABC):
         info: what is known of the client; read again at each attach.
         params: what the client opened the session with.
         options: its limits.
+        principal: who opened it; at each attach with the claims of that call.
         close_reason: why it ended; None before `close`.
         close_message: what to tell the client about that.
         dropped: how many events were for a task that does not exist.
@@ -114,6 +115,7 @@ class AbstractSession(abc.ABC):
         self.info = session_info or SessionInfo()
         self.params: Mapping[str, Any] = MappingProxyType(dict(params or {}))
         self.options = options or SessionOptions()
+        self.principal = self.options.principal
         self.close_reason: CloseReason | None = None
         self.close_message = ""
         self.dropped = 0

@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 
 from ..window import Window
+from .principal import ANONYMOUS, Principal
 
 __all__ = ["CloseReason", "SessionOptions"]
 
@@ -32,7 +33,9 @@ class SessionOptions:
             64 threads).
         close_grace: seconds that tasks have to unwind after `close`.
         deferred_timeout: seconds that one deferred call may take.
+        max_threads: a thread session starts no thread while the process has so many; 0 for no limit.
         debug: tell the client the traceback of a failure.
+        principal: who opened the session.
     """
 
     command_window: Window = field(default_factory=Window)
@@ -40,4 +43,6 @@ class SessionOptions:
     callback_runs: int | None = None
     close_grace: float = 5.0
     deferred_timeout: float = 10.0
+    max_threads: int = 0
     debug: bool = False
+    principal: Principal = ANONYMOUS

@@ -54,6 +54,9 @@ class ThreadSession(AbstractSession):
             raise TypeError(f"a thread session runs plain functions, not {func!r}: a CoroutineSession runs `async def`")
 
     def _start(self, task: Task, func: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context) -> None:
+        most = self.options.max_threads
+        if most and threading.active_count() >= most:
+            raise RuntimeError(f"the process has its {most} threads")  # as Thread.start() does when it has no more
         task.handle = threading.Thread(
             target=context.run,
             args=(self._run, task, func, args),

@@ -197,6 +197,7 @@ RAISES = """
     raise RuntimeError("no database\\nanywhere")
 """
 
+JWT = ["--jwt-issuer", "issuer", "--jwt-audience", "here", "--jwt-keys"]
 
 WRONG = [
     (["serve"], "APP"),
@@ -221,7 +222,25 @@ WRONG = [
     (["serve", "--listen", "127.0.0.1", "apps:first"], "neither HOST:PORT nor unix:PATH"),
     (["serve", "--listen", "127.0.0.1:65536", "apps:first"], "neither HOST:PORT nor unix:PATH"),
     (["serve", "--listen", "::1:0", "apps:first"], "neither HOST:PORT nor unix:PATH"),
-    (["serve", "--listen", "192.0.2.1:0", "apps:first"], "cannot listen on 192.0.2.1:0"),
+    (["serve", "--insecure", "--listen", "192.0.2.1:0", "apps:first"], "cannot listen on 192.0.2.1:0"),
+    (["serve", "--listen", "192.0.2.1:0", "apps:first"], "without TLS and authentication: set them up, "),
+    (["serve", "--tls-cert", "cert.pem", "apps:first"], "a TLS certificate and its key need each other"),
+    (["serve", "--tls-client-ca", "ca.pem", "apps:first"], "certificates of clients need TLS"),
+    (["serve", "--tls-cert", "no.pem", "--tls-key", "no.pem", "apps:first"], "No such file or directory: 'no.pem'"),
+    (["serve", "--tls-cert", "apps.py", "--tls-key", "apps.py", "apps:first"], "are no certificate and its key"),
+    (["serve", "--token-file", "no.txt", "apps:first"], "No such file or directory: 'no.txt'"),
+    (["serve", "--token-file", "apps.py", "apps:first"], "apps.py, line 2: a line is the SHA-256 of a token in hex"),
+    (["serve", "--token-file", "a", "--jwt-keys", "b", "apps:first"], "only one of them can authenticate"),
+    (["serve", "--jwt-keys", "no.json", "apps:first"], "JWTs need their keys, their issuer and their audience"),
+    (["serve", *JWT, "no.json", "apps:first"], "No such file or directory: 'no.json'"),
+    (["serve", *JWT, "apps.py", "apps:first"], "apps.py holds no public key to check a signature with"),
+    (["serve", "--event-window", "1024", "apps:first"], "'1024' is not MESSAGES,BYTES."),
+    (["serve", "--event-window", "15,65536", "apps:first"], "event_window must be at least"),
+    (["serve", "--command-window", "0,65536", "apps:first"], "'0,65536' is not MESSAGES,BYTES."),
+    (["serve", "--max-message-bytes", "1", "apps:first"], "max_message_bytes is no number from 65536"),
+    (["serve", "--principal-open-rate", "nan", "apps:first"], "nan is no number from 0 on"),
+    (["serve", "--max-connection-streams", "0", "apps:first"], "--max-connection-streams"),
+    (["serve", "--deferred-timeout", "0", "apps:first"], "deferred_timeout is no number of seconds above 0"),
     (["serve", "--listen", "unix:/no/such/folder/socket", "apps:first"], "cannot listen on unix:/no/such/folder"),
     (["serve", "--resume-window", "-1", "apps:first"], "--resume-window"),
     (["serve", "--shutdown-grace", "nan", "apps:first"], "--shutdown-grace"),
@@ -284,7 +303,13 @@ async def test_the_version_is_told(program: Program, command: tuple[str, ...]) -
 
 async def test_help_names_the_environment_variables(program: Program) -> None:
     ended = await program.run("serve", "--help")
-    names = {"LISTEN", "RESUME_WINDOW", "MAX_SESSIONS", "SHUTDOWN_GRACE", "KEEPALIVE", "KEEPALIVE_TIMEOUT", "DEBUG"}
+    names = {
+        *("LISTEN", "INSECURE", "DEBUG", "RESUME_WINDOW", "SHUTDOWN_GRACE", "KEEPALIVE", "KEEPALIVE_TIMEOUT"),
+        *("TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "TOKEN_FILE", "JWT_KEYS", "JWT_ISSUER", "JWT_AUDIENCE"),
+        *("MAX_SESSIONS", "MAX_PRINCIPAL_SESSIONS", "PRINCIPAL_OPEN_RATE", "PRINCIPAL_EVENT_RATE", "MAX_THREADS"),
+        *("MAX_CONNECTION_STREAMS", "MAX_MESSAGE_BYTES", "EVENT_WINDOW", "COMMAND_WINDOW"),
+        *("SESSION_LIFETIME", "IDLE_TIMEOUT", "DEFERRED_TIMEOUT"),
+    }
     assert ended.code == 0
     assert set(re.findall(r"SESSION_SERVICE_(\w+)", ended.stdout)) == names
 

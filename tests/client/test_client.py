@@ -26,11 +26,11 @@ from session_client import (
     TakenOver,
 )
 
-from session_service import SessionClosedException, Window, get_current_session
+from session_service import Principal, SessionClosedException, Window, get_current_session
 from session_service.config import Config
 from session_service.errors import PayloadError, Unauthenticated
 from session_service.manager import App
-from session_service.server import Server
+from session_service.server import Peer, Server
 from tests.session.kinds import eventually
 
 from .served import QUICK, Serve, client_tasks, echo
@@ -404,10 +404,10 @@ async def test_another_process_goes_on(serve: Serve) -> None:
 
 
 def guard(good: set[str]) -> Any:
-    def authenticate(metadata: Mapping[str, str], peer: str) -> str:
+    def authenticate(metadata: Mapping[str, str], peer: Peer) -> Principal:
         if metadata.get("authorization") not in good:
             raise Unauthenticated("who is calling?")
-        return "ada"
+        return Principal("ada")
 
     return authenticate
 

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from google.protobuf import duration_pb2
 
-from session_service import AbstractSession, Window, get_current_session, manager
+from session_service import AbstractSession, Principal, Window, get_current_session, manager
 from session_service.errors import Unauthenticated
 from session_service.v1 import session_pb2 as pb
 from tests.session.kinds import CoroutineKind, Kind, ThreadKind, eventually
@@ -307,10 +307,10 @@ async def test_A2_a_token_is_random_and_long_enough(serve: Serve) -> None:
     assert not any(peer.opened.session_id in peer.opened.resume_token for peer in peers)
 
 
-def by_name(metadata: Mapping[str, str], peer: str) -> str:
+def by_name(metadata: Mapping[str, str], _peer: object) -> Principal:
     if "name" not in metadata:
         raise Unauthenticated("who are you?")
-    return metadata["name"]
+    return Principal(metadata["name"])
 
 
 async def test_A2_a_session_is_resumed_only_by_the_principal_that_opened_it(serve: Serve) -> None:
@@ -464,7 +464,7 @@ async def test_A3_a_refused_attach_disturbs_nobody(serve: Serve) -> None:
         get_current_session().send_task_command({"command": "item", "spec": "hello"})
         await echo()
 
-    service = await serve({"app": app}, authenticate=lambda metadata, _: metadata.get("name", ""))
+    service = await serve({"app": app}, authenticate=lambda metadata, _: Principal(metadata.get("name", "")))
     peer = await service.open("app", resumable=True, command_format=JSON)
     assert (await refusal(service, peer, received=1)).reason == "RESUME_IMPOSSIBLE"
     assert (await refusal(service, peer, resume_token="no")).reason == "SESSION_NOT_FOUND"

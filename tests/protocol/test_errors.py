@@ -15,7 +15,7 @@ from google.protobuf import struct_pb2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from session_service import Window, get_current_session, payload
+from session_service import Principal, Window, get_current_session, payload
 from session_service.delivery import Outbox
 from session_service.errors import Unauthenticated
 from session_service.examples.echo import echo
@@ -206,12 +206,12 @@ async def test_an_unknown_session_a_wrong_token_and_a_forgotten_session_look_the
     assert statuses == [statuses[0]] * len(statuses)
 
 
-def tokens(metadata: Mapping[str, str], peer: str) -> str:
+def tokens(metadata: Mapping[str, str], _peer: object) -> Principal:
     """Authenticate: the principal's name is the credential."""
     name = metadata.get("authorization", "")
     if not name:
         raise Unauthenticated("send the metadata `authorization`")
-    return name
+    return Principal(name)
 
 
 ADA, BOB = [("authorization", "ada")], [("authorization", "bob")]

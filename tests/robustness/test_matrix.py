@@ -532,9 +532,7 @@ def test_a_detached_session_expires_to_the_second(app: App, asked: float, grante
 
     async def scenario() -> None:
         manager = SessionManager({"idle": app}, Config(resume_window=120))
-        managed = manager.open(
-            "idle", principal="", info=SessionInfo({}), params={}, resumable=True, resume_window=asked
-        )
+        managed = manager.open("idle", info=SessionInfo({}), params={}, resumable=True, resume_window=asked)
         session = managed.session
         for _ in range(2):  # the second time the clock starts anew
             stream = Silent()

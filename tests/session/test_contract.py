@@ -39,6 +39,7 @@ def test_the_package_exports_these_names() -> None:
         "CommandBufferFull",
         "CoroutineSession",
         "PayloadError",
+        "Principal",
         "SessionClosedException",
         "SessionException",
         "SessionInfo",

@@ -1,0 +1,23 @@
+"""``session-service token``: makes bearer tokens for ``serve --token-file``."""
+
+from __future__ import annotations
+
+import click
+
+__all__ = ["token"]
+
+
+@click.command()
+@click.argument("file", type=click.Path())
+@click.argument("name")
+def token(file: str, name: str) -> None:
+    """Make a bearer token for the principal NAME, and print it: this once, for FILE gets only its digest.
+
+    A running server takes notice of FILE within seconds. To revoke a token, remove its line.
+    """
+    from ..server.tokens import add_token  # brings gRPC along
+
+    try:
+        click.echo(add_token(file, name))
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
