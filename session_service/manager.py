@@ -44,7 +44,7 @@ from .session.base import is_coroutine_function
 from .session.mailbox import Event
 from .window import Window
 
-__all__ = ["App", "Drained", "ManagedSession", "SessionManager", "Stream"]
+__all__ = ["App", "Drained", "ManagedSession", "Observer", "SessionManager", "Stream"]
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,32 @@ class Stream(Protocol):
 
     def announce_draining(self, grace: float) -> None:
         """Tell the client that the server shuts down in ``grace`` seconds."""
+
+
+class Observer:
+    """Is told what becomes of sessions: metrics, traces and the admin service are observers.
+
+    Called on the loop's thread, in the order of things; must neither block nor raise. What happens for each event and
+    each command is counted where it happens, and looked up when somebody wants to know.
+    """
+
+    def opened(self, managed: ManagedSession) -> None:
+        """A session has started."""
+
+    def attached(self, managed: ManagedSession) -> None:
+        """A stream is bound to it; its ``generation`` says which."""
+
+    def detached(self, managed: ManagedSession, error: ProtocolError | None) -> None:
+        """The stream is gone, by an error such as `TakenOver`; None if it broke, its client left, or all was said."""
+
+    def ended(self, managed: ManagedSession) -> None:
+        """Everything of it has run; the client may still have to hear of it."""
+
+    def forgotten(self, managed: ManagedSession) -> None:
+        """Nothing is left of it."""
+
+    def refused(self, error: ProtocolError) -> None:
+        """A call, or a stream, ended with this error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +237,9 @@ class ManagedSession:
         self.outbox.check_resume(received)
         old, self.stream = self.stream, stream
         if old is not None:
-            old.fail(TakenOver(by_same_client=bool(stream.client_id) and stream.client_id == old.client_id))
+            takeover = TakenOver(by_same_client=bool(stream.client_id) and stream.client_id == old.client_id)
+            old.fail(takeover)
+            self._manager.tell("detached", self, takeover)
         self.outbox.window = command_window
         self.outbox.resume(received)
         self.inbox.drop_waiting()
@@ -223,13 +251,15 @@ class ManagedSession:
         self.generation += 1
         if info is not None:
             self.session.info = info
+        self._manager.tell("attached", self)
         self.session.notify_attach(resumed=self.generation > 1)
 
-    def detach(self, stream: Stream) -> None:
+    def detach(self, stream: Stream, error: ProtocolError | None = None) -> None:
         """Note that a stream is lost: of a plain session that is the end. An older stream's end changes nothing."""
         if self.stream is not stream:
             return
         self.stream = None
+        self._manager.tell("detached", self, error)
         self.inbox.drop_waiting()
         self._end_requested = False
         if self.session.ended:
@@ -325,6 +355,7 @@ class ManagedSession:
 
     def _on_session_close(self, _: AbstractSession) -> None:
         self._stop_limits()
+        self._manager.tell("ended", self)
         self._manager.changed()
         if self.resumable:
             self._start_timer()
@@ -385,10 +416,12 @@ class SessionManager:
 
     Attributes:
         config: the limits.
+        observers: who is told.
     """
 
     def __init__(self, apps: Mapping[str, App], config: Config | None = None) -> None:
         self.config = config or Config()
+        self.observers: list[Observer] = []
         self._apps = dict(apps)
         self._sessions: dict[str, ManagedSession] = {}
         # The app and the session's id, which may be gone.
@@ -467,6 +500,7 @@ class SessionManager:
             raise SessionLimit(f"no thread for the session: {error}: try again later") from error
         quota.sessions += 1
         self._sessions[managed.session.id] = managed
+        self.tell("opened", managed)
         if request_id:
             self._requests[request] = app, managed.session.id
             managed.request = request
@@ -503,6 +537,7 @@ class SessionManager:
             return
         self._quotas.of(managed.principal).sessions -= 1
         managed.forget()
+        self.tell("forgotten", managed)
         if managed.request is not None:
             asyncio.get_running_loop().call_later(
                 max(REQUEST_ID_MEMORY, managed.resume_window),
@@ -511,6 +546,11 @@ class SessionManager:
                 None,
             )
         self._changed.set()
+
+    def tell(self, what: str, *args: object) -> None:
+        """Call a method of all observers."""
+        for observer in self.observers:
+            getattr(observer, what)(*args)
 
     def changed(self) -> None:
         """Note that a session has ended, or lost its stream; called by the session."""

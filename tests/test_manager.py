@@ -9,8 +9,8 @@ import weakref
 import pytest
 
 from session_service.config import Config
-from session_service.errors import ProtocolError, SessionUnknown
-from session_service.manager import SessionManager
+from session_service.errors import ProtocolError, SessionUnknown, TakenOver
+from session_service.manager import ManagedSession, Observer, SessionManager
 from session_service.session import SessionInfo
 
 REQUEST_ID = "7c1a4c9e-36f5-4a27-9f0e-3f2f8f0f6b11"
@@ -61,3 +61,55 @@ async def test_a_request_id_is_remembered_and_its_session_is_not() -> None:
     assert len(manager) == 0
     with pytest.raises(SessionUnknown):
         manager.open("app", info=SessionInfo(), params={}, resumable=True, request_id=REQUEST_ID)
+
+
+class Diary(Observer):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, object]] = []
+
+    def opened(self, managed: ManagedSession) -> None:
+        self.told.append(("opened", managed.app))
+
+    def attached(self, managed: ManagedSession) -> None:
+        self.told.append(("attached", managed.generation))
+
+    def detached(self, managed: ManagedSession, error: ProtocolError | None) -> None:
+        self.told.append(("detached", type(error)))
+
+    def ended(self, managed: ManagedSession) -> None:
+        self.told.append(("ended", managed.session.close_reason and managed.session.close_reason.name))
+
+    def forgotten(self, managed: ManagedSession) -> None:
+        self.told.append(("forgotten", managed.app))
+
+
+async def test_observers_are_told_what_becomes_of_a_session_in_the_order_of_things() -> None:
+    manager, diary = SessionManager({"app": app}, Config()), Diary()
+    manager.observers.append(diary)
+    managed = manager.open("app", info=SessionInfo(), params={}, resumable=True)
+    first, second = Stream(), Stream()
+    for stream in (first, second):
+        managed.attach(stream, received=0, command_window=manager.config.command_window)
+    managed.detach(first)  # late: it is not its session any more
+    managed.detach(second)
+    third = Stream()
+    managed.attach(third, received=0, command_window=manager.config.command_window, resuming=True)
+    async with asyncio.timeout(5):
+        await third.woken.wait()
+        managed.feed()
+        sequence, _closed = managed.outbox.take(1)
+        managed.ack(sequence)
+        await third.over.wait()
+
+    assert diary.told == [
+        ("opened", "app"),
+        ("attached", 1),
+        ("detached", TakenOver),
+        ("attached", 2),
+        ("detached", type(None)),
+        ("attached", 3),
+        ("ended", "COMPLETED"),
+        ("forgotten", "app"),
+    ]

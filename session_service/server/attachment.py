@@ -191,7 +191,7 @@ class Attachment:
     def _detach(self) -> None:
         managed, self._managed = self._managed, None
         if managed is not None:
-            managed.detach(self)
+            managed.detach(self, self._error)
 
     # --- the writer ---------------------------------------------------------------------------------------------------
 
