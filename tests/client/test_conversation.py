@@ -148,9 +148,7 @@ def test_an_adopted_session_claims_nothing_before_the_server_has_said_it() -> No
     assert adopted(sent=9).taken_over == 0
 
 
-@pytest.mark.parametrize(
-    "control", [{"resumed": pb.Resumed()}, {"closed": pb.Closed()}, {"draining": pb.Draining()}, {}]
-)
+@pytest.mark.parametrize("control", [{"resumed": pb.Resumed()}, {"closed": pb.Closed()}, {"draining": pb.Draining()}])
 def test_an_open_is_answered_by_opened_and_nothing_else(control: dict[str, Any]) -> None:
     client = conversation()
     client.first_request()
@@ -184,6 +182,22 @@ def test_new_limits_come_with_each_stream() -> None:
     open_(client, events=Window(20, 1 << 20))
     resume(client, events=Window(16, 1 << 16))
     assert client.outbox.window == Window(16, 1 << 16)
+
+
+def test_windows_that_the_server_does_not_name_have_the_default_size() -> None:
+    client = conversation()
+    client.first_request()
+    receive(client, opened=pb.Opened(session_id="s-1", resume_token="token", limits=pb.Limits()))
+    assert client.outbox.window == client.inbox.window == Window(1024, 1 << 20)
+
+
+def test_a_heartbeat_before_the_answer_says_nothing() -> None:
+    client = conversation()
+    client.first_request()
+    receive(client)
+    assert not client.attached
+    receive(client, opened=pb.Opened(session_id="s-1", resume_token="token", limits=limits()))
+    assert client.attached
 
 
 # --- events -----------------------------------------------------------------------------------------------------------

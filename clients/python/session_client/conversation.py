@@ -268,6 +268,8 @@ class Conversation:
         response = pb.AttachResponse.FromString(data)
         control = response.WhichOneof("control")
         if not self.attached:
+            if control is None and not response.commands and not response.ack:
+                return  # a heartbeat, or what this client does not know (F3, F6)
             self._on_answer(response, control)
         if response.ack and self.resumable:
             self.outbox.ack(response.ack)
@@ -301,9 +303,9 @@ class Conversation:
         else:
             raise ProtocolViolation(f"the server began with {control}")
         self.attached = True
-        self.outbox.window = Window(limits.event_window.messages, limits.event_window.bytes)
+        self.outbox.window = _window(limits.event_window)
         if self.resumable:
-            self.inbox.window = Window(limits.command_window.messages, limits.command_window.bytes)
+            self.inbox.window = _window(limits.command_window)
         self._max_message = limits.max_message_bytes or DEFAULT_MAX_MESSAGE
         interval = limits.heartbeat_interval
         self.heartbeat_interval = interval.seconds + interval.nanos / 1e9 or self.heartbeat_interval
@@ -312,3 +314,8 @@ class Conversation:
         if self.inbox.skip(closed.sequence if self.resumable else self.inbox.expected, 1) == 0:
             self.closed = Closed(CloseReason(closed.reason), closed.message)
             self.inbox.put(self.closed, 0, exempt=True)
+
+
+def _window(window: pb.Window) -> Window:
+    default = Window()  # for what is absent (D5)
+    return Window(window.messages or default.messages, window.bytes or default.size)
