@@ -12,6 +12,9 @@ EXAMPLE_PROTOS := $(wildcard protos/session_service/examples/v1/*.proto)
 GENERATED := session_service/v1 session_service/examples/v1
 ADDRESS := 127.0.0.1:50051
 
+# What `make tools` has put there, before whatever the machine has.
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
@@ -57,6 +60,10 @@ demo: $(VENV)/.run ## Show a conversation that survives its connection; it ends 
 test: setup ## Run the tests; ARGS="tests/delivery -x" is handed to pytest
 	$(BIN)/pytest $(ARGS)
 
+.PHONY: test-go
+test-go: setup ## Test the Go client; it needs Go, and `make tools` finds or installs that
+	$(MAKE) -C clients/go lint test
+
 .PHONY: nightly
 nightly: setup ## Test the delivery model with 10,000 random networks, some 10 minutes
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest --timeout=0 tests/robustness/test_model.py $(ARGS)
@@ -92,22 +99,42 @@ format: setup ## Format the Python and the protos, and fix what ruff can fix
 	$(BIN)/buf format --write
 
 .PHONY: generate
-generate: $(PROTOS_VENV)/.protos ## Generate what protos/ says: session_service/v1, and the examples' messages
+generate: setup $(PROTOS_VENV)/.protos ## Generate what protos/ says, for all clients; it needs Go and Node.js
 	rm -f $(GENERATED:=/*_pb2*)
 	$(call protoc,.)
+	$(MAKE) -C clients/go generate BUF=$(BIN)/buf
 
 .PHONY: check-generated
-check-generated: $(PROTOS_VENV)/.protos ## Fail if the generated code is not what protos/ says
+check-generated: setup $(PROTOS_VENV)/.protos ## Fail if the generated code is not what protos/ says
 	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && $(call protoc,$$out) && \
 	for folder in $(GENERATED); do \
 		if ! diff -ru --exclude=__init__.py --exclude=__pycache__ $$folder "$$out/$$folder"; then \
 			echo "$$folder is not what protos/ says: run \`make generate\` and commit the result." >&2; exit 1; \
 		fi; \
 	done
+	$(MAKE) -C clients/go check-generated BUF=$(BIN)/buf
+
+ACCEPTED := protos/accepted.binpb
+IMAGE = $(BIN)/buf build --exclude-path protos/session_service/examples --exclude-source-info --output
+
+.PHONY: check-protos
+check-protos: setup ## Fail if protos/ would break a client, or has changed and was not accepted
+	$(BIN)/buf breaking --against $(ACCEPTED)
+	@$(IMAGE) - | cmp --silent - $(ACCEPTED) || { \
+		echo '$(ACCEPTED) is not what protos/ says: run `make accept-protos` and commit the result.' >&2; exit 1; }
+
+.PHONY: accept-protos
+accept-protos: setup ## Accept protos/ as it is, if it breaks nothing: what `make check-protos` compares with
+	@test ! -e $(ACCEPTED) || $(BIN)/buf breaking --against $(ACCEPTED)
+	$(IMAGE) $(ACCEPTED)
+
+.PHONY: tools
+tools: ## Find or install Go, Node.js and grpcurl, which some tests need
+	@.ci/tools
 
 .PHONY: clean
 clean: ## Remove the environments and whatever else was made here
-	rm -rf $(VENV) $(PROTOS_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PROTOS_VENV) .tools build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Directory $(1) gets the modules and, since protoc's own --pyi_out knows no services, typed stubs by mypy-protobuf.

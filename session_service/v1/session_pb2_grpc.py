@@ -62,9 +62,9 @@ class SessionServiceServicer(object):
         A whole conversation with the app `echo`, as a plain client:
 
         > {"open": {"app": "echo"}}
-        < {"opened": {"sessionId": "...", "limits": {...}}}
+        < {"opened": {"session_id": "...", "limits": {...}}}
         > {"events": [{"event": "say", "data": "hello"}]}
-        < {"commands": [{"taskId": "main-...", "command": "echo", "spec": "hello"}]}
+        < {"commands": [{"task_id": "main-...", "command": "echo", "spec": "hello"}]}
         > {"close": {}}
         < {"closed": {"reason": "CLOSE_REASON_CLIENT"}}
         """

@@ -176,9 +176,9 @@ class SessionServiceStub:
     A whole conversation with the app `echo`, as a plain client:
 
       > {"open": {"app": "echo"}}
-      < {"opened": {"sessionId": "...", "limits": {...}}}
+      < {"opened": {"session_id": "...", "limits": {...}}}
       > {"events": [{"event": "say", "data": "hello"}]}
-      < {"commands": [{"taskId": "main-...", "command": "echo", "spec": "hello"}]}
+      < {"commands": [{"task_id": "main-...", "command": "echo", "spec": "hello"}]}
       > {"close": {}}
       < {"closed": {"reason": "CLOSE_REASON_CLIENT"}}
     """
@@ -202,9 +202,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
     A whole conversation with the app `echo`, as a plain client:
 
       > {"open": {"app": "echo"}}
-      < {"opened": {"sessionId": "...", "limits": {...}}}
+      < {"opened": {"session_id": "...", "limits": {...}}}
       > {"events": [{"event": "say", "data": "hello"}]}
-      < {"commands": [{"taskId": "main-...", "command": "echo", "spec": "hello"}]}
+      < {"commands": [{"task_id": "main-...", "command": "echo", "spec": "hello"}]}
       > {"close": {}}
       < {"closed": {"reason": "CLOSE_REASON_CLIENT"}}
     """
@@ -231,9 +231,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         A whole conversation with the app `echo`, as a plain client:
 
           > {"open": {"app": "echo"}}
-          < {"opened": {"sessionId": "...", "limits": {...}}}
+          < {"opened": {"session_id": "...", "limits": {...}}}
           > {"events": [{"event": "say", "data": "hello"}]}
-          < {"commands": [{"taskId": "main-...", "command": "echo", "spec": "hello"}]}
+          < {"commands": [{"task_id": "main-...", "command": "echo", "spec": "hello"}]}
           > {"close": {}}
           < {"closed": {"reason": "CLOSE_REASON_CLIENT"}}
         """
