@@ -64,6 +64,12 @@ test: setup ## Run the tests; ARGS="tests/delivery -x" is handed to pytest
 test-go: setup ## Test the Go client; it needs Go, and `make tools` finds or installs that
 	$(MAKE) -C clients/go lint test
 
+TYPESCRIPT := clients/typescript
+
+.PHONY: test-typescript
+test-typescript: setup $(TYPESCRIPT)/node_modules/.package-lock.json ## Test the TypeScript client; it needs Node.js
+	cd $(TYPESCRIPT) && npm run --silent lint && npm test --silent
+
 .PHONY: nightly
 nightly: setup ## Test the delivery model with 10,000 random networks, some 10 minutes
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest --timeout=0 tests/robustness/test_model.py $(ARGS)
@@ -99,13 +105,14 @@ format: setup ## Format the Python and the protos, and fix what ruff can fix
 	$(BIN)/buf format --write
 
 .PHONY: generate
-generate: setup $(PROTOS_VENV)/.protos ## Generate what protos/ says, for all clients; it needs Go and Node.js
+generate: setup $(PROTOS_VENV)/.protos $(TYPESCRIPT)/node_modules/.package-lock.json ## Generate what protos/ says, for all clients; it needs Go and Node.js
 	rm -f $(GENERATED:=/*_pb2*)
 	$(call protoc,.)
 	$(MAKE) -C clients/go generate BUF=$(BIN)/buf
+	$(BIN)/buf generate --template $(TYPESCRIPT)/buf.gen.yaml
 
 .PHONY: check-generated
-check-generated: setup $(PROTOS_VENV)/.protos ## Fail if the generated code is not what protos/ says
+check-generated: setup $(PROTOS_VENV)/.protos $(TYPESCRIPT)/node_modules/.package-lock.json ## Fail if the generated code is not what protos/ says
 	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && $(call protoc,$$out) && \
 	for folder in $(GENERATED); do \
 		if ! diff -ru --exclude=__init__.py --exclude=__pycache__ $$folder "$$out/$$folder"; then \
@@ -113,6 +120,11 @@ check-generated: setup $(PROTOS_VENV)/.protos ## Fail if the generated code is n
 		fi; \
 	done
 	$(MAKE) -C clients/go check-generated BUF=$(BIN)/buf
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
+	$(BIN)/buf generate --template $(TYPESCRIPT)/buf.gen.yaml --output "$$out" && \
+	if ! diff -ru $(TYPESCRIPT)/src/gen "$$out/$(TYPESCRIPT)/src/gen"; then \
+		echo "$(TYPESCRIPT)/src/gen is not what protos/ says: run \`make generate\` and commit the result." >&2; exit 1; \
+	fi
 
 ACCEPTED := protos/accepted.binpb
 IMAGE = $(BIN)/buf build --exclude-path protos/session_service/examples --exclude-source-info --output
@@ -143,6 +155,10 @@ protoc = $(PROTOC) --python_out=$(1) --mypy_out=quiet:$(1) $(PROTOS) $(EXAMPLE_P
 
 PROTOC = $(PROTOS_BIN)/python -m grpc_tools.protoc --proto_path=protos \
 	--plugin=protoc-gen-mypy=$(PROTOS_BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(PROTOS_BIN)/protoc-gen-mypy_grpc
+
+$(TYPESCRIPT)/node_modules/.package-lock.json: $(TYPESCRIPT)/package.json $(TYPESCRIPT)/package-lock.json
+	cd $(TYPESCRIPT) && npm ci --silent
+	@touch $@
 
 # The stamps are newer than what they were made from, so a second `make setup` has nothing to do.
 $(VENV)/.dev: $(VENV)/.run
