@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS_VENV := .venv-protos
 PROTOS_BIN := $(PROTOS_VENV)/bin
+BENCH_VENV := .venv-bench
 
 # What has services, and what only example apps speak.
 PROTOS := $(wildcard protos/session_service/v1/*.proto)
@@ -60,6 +61,10 @@ demo: $(VENV)/.run ## Show a conversation that survives its connection; it ends 
 test: setup ## Run the tests; ARGS="tests/delivery -x" is handed to pytest
 	$(BIN)/pytest $(ARGS)
 
+.PHONY: test-image
+test-image: setup ## Build the image and test its containers, by docker, podman or what IMAGE_RUNNER names
+	$(BIN)/pytest tests/image $(ARGS)
+
 .PHONY: test-go
 test-go: setup ## Test the Go client; it needs Go, and `make tools` finds or installs that
 	$(MAKE) -C clients/go lint test
@@ -89,6 +94,14 @@ fuzz: setup ## Fuzz the server with 10,000 sequences of requests, then what deco
 		{ echo 'no wheel of atheris for this Python and machine: the second half is left out' >&2; exit 1; }
 	$(BIN)/python -m tests.robustness.fuzz -max_total_time=300 $(ARGS)
 
+.PHONY: bench
+bench: setup $(BENCH_VENV)/.bench ## Measure beside bare gRPC and PyWebIO, some 15 minutes; QUICK=1: two, roughly
+	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(ARGS)
+
+.PHONY: bench-guard
+bench-guard: setup ## Fail if a message costs more calls, memory or writes than expected; UPDATE=1 expects what is now
+	@$(BIN)/python -m bench.guard $(if $(UPDATE),--update)
+
 .PHONY: lint
 lint: setup ## Check style, types, the import rules and the protos
 	$(BIN)/ruff check
@@ -97,6 +110,7 @@ lint: setup ## Check style, types, the import rules and the protos
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+	$(BIN)/hadolint Dockerfile
 
 .PHONY: format
 format: setup ## Format the Python and the protos, and fix what ruff can fix
@@ -146,7 +160,7 @@ tools: ## Find or install Go, Node.js and grpcurl, which some tests need
 
 .PHONY: clean
 clean: ## Remove the environments and whatever else was made here
-	rm -rf $(VENV) $(PROTOS_VENV) .tools build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PROTOS_VENV) $(BENCH_VENV) .tools build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Directory $(1) gets the modules and, since protoc's own --pyi_out knows no services, typed stubs by mypy-protobuf.
@@ -171,6 +185,10 @@ $(VENV)/.run: pyproject.toml $(VENV)/.pip
 
 $(PROTOS_VENV)/.protos: pyproject.toml $(PROTOS_VENV)/.pip
 	$(PROTOS_BIN)/python -m pip install --quiet --group protos
+	@touch $@
+
+$(BENCH_VENV)/.bench: pyproject.toml $(BENCH_VENV)/.pip
+	$(BENCH_VENV)/bin/python -m pip install --quiet --group bench
 	@touch $@
 
 # Debian's Python has no ensurepip until python3-venv is installed, though it may have a pip that can install another.
