@@ -10,7 +10,8 @@ BENCH_VENV := .venv-bench
 # What has services, and what only example apps speak.
 PROTOS := $(wildcard protos/session_service/v1/*.proto)
 EXAMPLE_PROTOS := $(wildcard protos/session_service/examples/v1/*.proto)
-GENERATED := session_service/v1 session_service/examples/v1
+CONFORMANCE := session_conformance/v1
+GENERATED := session_service/v1 session_service/examples/v1 clients/conformance/$(CONFORMANCE)
 ADDRESS := 127.0.0.1:50051
 
 # What `make tools` has put there, before whatever the machine has.
@@ -74,6 +75,14 @@ TYPESCRIPT := clients/typescript
 .PHONY: test-typescript
 test-typescript: setup $(TYPESCRIPT)/node_modules/.package-lock.json ## Test the TypeScript client; it needs Node.js
 	cd $(TYPESCRIPT) && npm run --silent lint && npm test --silent
+
+.PHONY: conformance
+conformance: setup $(TYPESCRIPT)/node_modules/.package-lock.json ## Check all clients, and the server; ARGS="--case 'D2-*'"
+	$(MAKE) -C clients/go driver
+	cd $(TYPESCRIPT) && npm run --silent build
+	$(CONFORMANCE_KIT) clients --client python --client go=clients/go/bin/conformance \
+		--client 'typescript=node $(TYPESCRIPT)/build/src/conformance/driver.js' $(ARGS)
+	$(CONFORMANCE_KIT) server --serve $(ARGS)
 
 .PHONY: nightly
 nightly: setup ## Test the delivery model with 10,000 random networks, some 10 minutes
@@ -163,11 +172,18 @@ clean: ## Remove the environments and whatever else was made here
 	rm -rf $(VENV) $(PROTOS_VENV) $(BENCH_VENV) .tools build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+CONFORMANCE_KIT := PYTHONPATH=clients/conformance $(BIN)/python -m session_conformance
+
 # Directory $(1) gets the modules and, since protoc's own --pyi_out knows no services, typed stubs by mypy-protobuf.
 protoc = $(PROTOC) --python_out=$(1) --mypy_out=quiet:$(1) $(PROTOS) $(EXAMPLE_PROTOS) && \
-	$(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+	$(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS) && \
+	mkdir -p $(1)/clients/conformance && \
+	$(call PROTOC_IN,$(CONFORMANCE)=protos/session_service/conformance/v1) --python_out=$(1)/clients/conformance \
+		--mypy_out=quiet:$(1)/clients/conformance protos/session_service/conformance/v1/conformance.proto
 
-PROTOC = $(PROTOS_BIN)/python -m grpc_tools.protoc --proto_path=protos \
+PROTOC = $(call PROTOC_IN,protos)
+
+PROTOC_IN = $(PROTOS_BIN)/python -m grpc_tools.protoc --proto_path=$(1) \
 	--plugin=protoc-gen-mypy=$(PROTOS_BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(PROTOS_BIN)/protoc-gen-mypy_grpc
 
 $(TYPESCRIPT)/node_modules/.package-lock.json: $(TYPESCRIPT)/package.json $(TYPESCRIPT)/package-lock.json
