@@ -52,21 +52,33 @@ class Format(enum.Enum):
 
     Attributes:
         max_depth: the deepest nesting of arrays and objects.
-        suspicious_digits: what an integer that it cannot carry looks like in JSON text.
     """
 
-    VALUE = 30, re.compile(rb"\d{16}")
-    JSON = 200, re.compile(rb"\d{19}")
+    VALUE = 30
+    JSON = 200
 
-    def __init__(self, max_depth: int, suspicious_digits: re.Pattern[bytes]) -> None:
+    def __init__(self, max_depth: int) -> None:
         self.max_depth = max_depth
-        self.suspicious_digits = suspicious_digits
 
     def carries(self, number: int) -> bool:
         """Tell whether an integer goes through unchanged."""
         if self is Format.VALUE:
             return -MAX_EXACT_IN_DOUBLE <= number <= MAX_EXACT_IN_DOUBLE
         return -(2**63) <= number < 2**64
+
+
+_VALUE, _JSON = Format.VALUE, Format.JSON  # an attribute of an enum's class is slow to find
+
+# A text of fewer bytes nests nowhere too deep, in either format.
+_LEAST_DEEP = 2 * _VALUE.max_depth
+
+# What an integer beyond 2^53, or beyond 64 bits, looks like in JSON text.
+_DIGITS = b"0123456789"
+_DIGITS_53_BITS = re.compile(rb"\d{16}")
+_DIGITS_63_BITS = re.compile(rb"\d{19}")
+
+# The tag of AttachResponse.commands: its number, and that a length follows (protobuf.dev, "Encoding").
+_COMMANDS = bytes(((pb.AttachResponse.DESCRIPTOR.fields_by_name["commands"].number << 3) | 2,))
 
 
 class EncodedCommand(NamedTuple):
@@ -91,23 +103,23 @@ def command_encoder(fmt: Format, max_size: int) -> Callable[[str, str, Any], tup
     """
 
     def encode(name: str, task_id: str, spec: Any) -> tuple[EncodedCommand, int]:
-        response = pb.AttachResponse()
-        command = response.commands.add()
+        command = pb.Command()
         try:
             command.task_id = task_id
             command.command = name
         except (TypeError, ValueError) as error:
             raise PayloadError("command", str(error)) from None
-        if not _encode_typed(command, spec, "spec"):
+        if not isinstance(spec, (bytes, Message)) or not _encode_typed(command, spec, "spec"):
             text = _dump(spec, fmt, "spec")
-            if fmt is Format.JSON:
+            if fmt is _JSON:
                 command.json = text.decode()
             else:
                 _fill(command.spec, orjson.loads(text))
-        size = command.ByteSize()
+        data = command.SerializeToString()
+        size = len(data)
         if size > max_size:
             raise PayloadError("spec", f"the command is {size} bytes, of at most {max_size}: send it in parts")
-        return EncodedCommand(response.SerializeToString(), size), size
+        return EncodedCommand(b"%b%b%b" % (_COMMANDS, _varint(size), data), size), size
 
     return encode
 
@@ -158,7 +170,8 @@ def decode_event(event: pb.Event) -> dict[str, Any]:
     Raises:
         PayloadError: the payload is no JSON, or holds what could not be kept exactly.
     """
-    return {"event": event.event, "task_id": event.task_id, "data": _decode(event, "data")}
+    data = _load(event.json) if event.WhichOneof("payload") == "json" else _decode(event, "data")
+    return {"event": event.event, "task_id": event.task_id, "data": data}
 
 
 def decode_command_spec(command: pb.Command) -> Any:
@@ -209,7 +222,9 @@ def _dump(value: Any, fmt: Format, path: str) -> bytes:
     except TypeError as error:
         _check(value, fmt, path, 0)
         raise PayloadError(path, str(error)) from None
-    if b"null" in text or fmt.suspicious_digits.search(text) or _looks_deep(text, fmt):
+    # orjson refuses integers beyond 64 bits by itself.
+    suspicious = b"null" in text or (fmt is _VALUE and _DIGITS_53_BITS.search(text))
+    if suspicious or (len(text) > _LEAST_DEEP and _looks_deep(text, fmt)):
         _check(value, fmt, path, 0)
     return text
 
@@ -218,17 +233,28 @@ def _load(text: str) -> Any:
     data = text.encode()
     try:
         value = orjson.loads(data)
-        if Format.JSON.suspicious_digits.search(data):
+        # Counting digits takes a fifth of looking for many in a row.
+        if len(data) - len(data.translate(None, _DIGITS)) >= 19 and _DIGITS_63_BITS.search(data):
             json.loads(text, parse_int=_checked_int)
-        if _looks_deep(data, Format.JSON):
-            _check(value, Format.JSON, "json", 0)
+        if len(data) > _LEAST_DEEP and _looks_deep(data, _JSON):
+            _check(value, _JSON, "json", 0)
     except (ValueError, RecursionError) as error:
         raise PayloadError("json", str(error)) from None
     return value
 
 
+def _varint(number: int) -> bytes:
+    """Return a number as protobuf writes it: 7 bits a byte, the least first."""
+    data = bytearray()
+    while number > 0x7F:
+        data.append(number & 0x7F | 0x80)
+        number >>= 7
+    data.append(number)
+    return bytes(data)
+
+
 def _looks_deep(text: bytes, fmt: Format) -> bool:
-    return len(text) > 2 * fmt.max_depth and text.count(b"[") + text.count(b"{") > fmt.max_depth
+    return text.count(b"[") + text.count(b"{") > fmt.max_depth
 
 
 def _checked_int(digits: str) -> int:

@@ -55,7 +55,9 @@ class Inbox(Generic[T]):
         Raises:
             SequenceGap: something before them is missing (D2).
         """
-        expected = self.expected
+        expected = self.taken + len(self._waiting) + 1
+        if first == expected:
+            return 0
         if first > expected:
             raise SequenceGap(expected, first)
         known = min(expected - first, count)
@@ -106,7 +108,7 @@ class Inbox(Generic[T]):
     @property
     def ack_pending(self) -> bool:
         """True when the peer has not been told everything."""
-        return self._repeat or (self.taken > self._acked and self._heard > self._acked)
+        return (self.taken > self._acked and self._heard > self._acked) or self._repeat
 
     @property
     def ack_due(self) -> bool:

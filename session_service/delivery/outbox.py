@@ -74,7 +74,7 @@ class Outbox(Generic[T]):
         """Add an element of ``size`` bytes and return its sequence."""
         self._queue.append((item, size))
         self._queue_size += size
-        return self.last
+        return self.sent + len(self._queue)
 
     def append_final(self, item: T, size: int) -> int:
         """Add the last element ever and return its sequence. It needs no window (D6), only its turn."""
@@ -95,7 +95,7 @@ class Outbox(Generic[T]):
         queue, sent = self._queue, self._sent
         while queue:
             item, extra = queue[0]
-            exempt = self.final and len(queue) == 1
+            exempt = not sent or (self.final and len(queue) == 1)
             if not exempt and not self.window.fits(len(sent), self._sent_size, extra):
                 break
             if batch and extra > size:
@@ -107,7 +107,8 @@ class Outbox(Generic[T]):
             self._queue_size -= extra
         if batch:
             self.sent += len(batch)
-            self._highest = max(self._highest, self.sent)
+            if self.sent > self._highest:
+                self._highest = self.sent
         return first, batch
 
     def ack(self, sequence: int) -> bool:

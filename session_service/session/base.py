@@ -67,6 +67,7 @@ class AbstractSession(abc.ABC):
         close_message: what to tell the client about that.
         dropped: how many events were for a task that does not exist.
         abandoned: how many tasks had not unwound when the close grace was over.
+        ended: everything has run, and ``on_session_close`` is due: no command will follow.
     """
 
     _counts: ClassVar[Counter[type[AbstractSession]]] = Counter()
@@ -120,6 +121,7 @@ class AbstractSession(abc.ABC):
         self.close_message = ""
         self.dropped = 0
         self.abandoned = 0
+        self.ended = False
 
         self._on_task_command = on_task_command
         self._on_session_close = on_session_close
@@ -237,11 +239,6 @@ class AbstractSession(abc.ABC):
         """How many commands `get_task_commands` would return."""
         return len(self._commands)
 
-    @property
-    def ended(self) -> bool:
-        """True once everything has run and ``on_session_close`` is due: no command will follow."""
-        return self._deferred.done
-
     def notify_attach(self, resumed: bool) -> None:
         """Tell the session that a client is attached; on the loop's thread."""
         self._hooks.attached(self, resumed)
@@ -275,7 +272,8 @@ class AbstractSession(abc.ABC):
         task = current_task.get()
         if task is not None and task.session is not self:
             task = None
-        self._check_open(task)
+        if self._closed or (task is not None and task.cancelled):
+            self._check_open(task)
         task_id = command.get("task_id") or (task or self._main).id
         item, size = self._encode(name, task_id, command.get("spec"))
         if threading.get_ident() == self._thread:
@@ -482,10 +480,7 @@ class AbstractSession(abc.ABC):
             raise SessionClosedException("the session is closed")
 
     def _on_first_command(self) -> None:
-        if threading.get_ident() == self._thread:
-            self._notify(self._on_task_command)
-        else:
-            self._soon(self._notify, self._on_task_command)
+        self._on_loop(self._notify, self._on_task_command)
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -628,6 +623,7 @@ class AbstractSession(abc.ABC):
                 await self._call_deferred(func, self._context.copy())
             except BaseException as error:  # user code: SystemExit is its failure, too
                 logger.error("session %s: deferred call %r failed", self.id, func, exc_info=error)
+        self.ended = True
         self._count(-1)
         self._notify(self._on_session_close)
 

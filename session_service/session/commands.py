@@ -60,7 +60,7 @@ class CommandBuffer:
             CommandBufferFull: there are so many already.
         """
         with self._lock:
-            if not self._hard_window.fits(len(self._commands), self._size, size):
+            if self._commands and not self._hard_window.fits(len(self._commands), self._size, size):
                 raise CommandBufferFull(
                     f"{len(self._commands)} commands of {self._size} bytes wait for the client:"
                     " `await session.drain()` between sends"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 from .base import AbstractSession, is_coroutine_function
-from .context import Task
+from .context import Task, current_task
 from .deferred import Deferred, call_on_loop
 
 __all__ = ["CoroutineSession"]
@@ -26,8 +27,12 @@ class CoroutineSession(AbstractSession):
 
         A timeout is the caller's: ``async with asyncio.timeout(5)``.
         """
-        task = self._own_task()
-        return self._next_event_on_loop(task) if self._in_loop_thread else self._next_event_in_thread(task)
+        task = current_task.get()
+        if task is None or task.session is not self:
+            task = self._own_task()
+        if threading.get_ident() == self._thread:
+            return self._next_event_on_loop(task)
+        return self._next_event_in_thread(task)
 
     def drain(self) -> Any:
         """Wait until the command buffer has room; see `AbstractSession.drain`."""

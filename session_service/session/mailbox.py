@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -73,6 +74,7 @@ class Mailroom:
         self._held = 0
         self._held_size = 0
         self._room_wanted = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one of whoever waits on a loop: there is but one
 
     def hold(self, size: int) -> bool:
         """Count something that has to wait; return False where the window is full."""
@@ -98,9 +100,11 @@ class Mailroom:
     async def next_on_loop(self, mailbox: Mailbox) -> Event | None:
         """Wait for the next event; None when there will never be one."""
         with self._lock:
-            if mailbox.ready:
+            if (mailbox.events or mailbox.ended or mailbox.closed) and mailbox.ready:
                 return self._take(mailbox, len(mailbox.waiters))
-            waiter = LoopWaiter()
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+            waiter = LoopWaiter(self._loop)
             mailbox.waiters.append(waiter)
         try:
             await waiter.future

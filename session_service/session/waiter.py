@@ -13,11 +13,12 @@ class LoopWaiter:
 
     __slots__ = ("_loop", "_thread", "future", "owner")
 
-    def __init__(self) -> None:
-        self._loop = loop = asyncio.get_running_loop()
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """``loop`` is the one that runs, which asyncio asks the kernel to find out: whoever knows it saves that."""
+        self._loop = loop = loop or asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self.future: asyncio.Future[None] = loop.create_future()
-        self.owner: object = asyncio.current_task()
+        self.owner: object = asyncio.current_task(loop)
 
     @property
     def cancelled(self) -> bool:
