@@ -302,9 +302,8 @@ class ManagedSession:
         if session.pending_commands:
             messages, size = outbox.room()
             if messages > 0 and size > 0:
-                command: EncodedCommand
-                for command in session.get_task_commands(messages, size):
-                    outbox.append(command.data, command.size)
+                commands: list[EncodedCommand] = session.get_task_commands(messages, size)
+                outbox.extend(commands)
         if session.ended and not session.pending_commands:
             reason = session.close_reason or CloseReason.SERVER
             closed = encode_closed(reason.name, session.close_message[:LONGEST_CLOSE_MESSAGE], outbox.last + 1)

@@ -77,8 +77,17 @@ _DIGITS = b"0123456789"
 _DIGITS_53_BITS = re.compile(rb"\d{16}")
 _DIGITS_63_BITS = re.compile(rb"\d{19}")
 
-# The tag of AttachResponse.commands: its number, and that a length follows (protobuf.dev, "Encoding").
-_COMMANDS = bytes(((pb.AttachResponse.DESCRIPTOR.fields_by_name["commands"].number << 3) | 2,))
+
+def _tag(message: type[Message], field: str) -> bytes:
+    """Return what stands before a field of bytes, text or a message: its number, and that a length follows.
+
+    Source: protobuf.dev, "Encoding".
+    """
+    return bytes(((message.DESCRIPTOR.fields_by_name[field].number << 3) | 2,))
+
+
+_COMMANDS = _tag(pb.AttachResponse, "commands")
+_SPEC, _TEXT, _BLOB, _MESSAGE = (_tag(pb.Command, field) for field in ("spec", "json", "blob", "message"))
 
 
 class EncodedCommand(NamedTuple):
@@ -101,27 +110,43 @@ def command_encoder(fmt: Format, max_size: int) -> Callable[[str, str, Any], tup
         fmt: the format of JSON values.
         max_size: the most bytes of an encoded command (F7).
     """
+    # Most commands have the name and the task of the one before. One tuple: threads may replace it at any time.
+    known = ("", "", b"")
 
     def encode(name: str, task_id: str, spec: Any) -> tuple[EncodedCommand, int]:
-        command = pb.Command()
-        try:
-            command.task_id = task_id
-            command.command = name
-        except (TypeError, ValueError) as error:
-            raise PayloadError("command", str(error)) from None
-        if not isinstance(spec, (bytes, Message)) or not _encode_typed(command, spec, "spec"):
-            text = _dump(spec, fmt, "spec")
-            if fmt is _JSON:
-                command.json = text.decode()
-            else:
-                _fill(command.spec, orjson.loads(text))
-        data = command.SerializeToString()
-        size = len(data)
+        nonlocal known
+        known_name, known_task_id, head = known
+        if name != known_name or task_id != known_task_id:
+            head = _command_head(name, task_id)
+            known = name, task_id, head
+        if isinstance(spec, bytes):
+            tag, payload = _BLOB, spec
+        elif isinstance(spec, Message):
+            tag, payload = _MESSAGE, _pack(spec, any_pb2.Any(), "spec").SerializeToString()
+        elif fmt is _JSON:
+            tag, payload = _TEXT, _dump(spec, fmt, "spec")
+        else:
+            value = struct_pb2.Value()
+            _fill(value, orjson.loads(_dump(spec, fmt, "spec")))
+            tag, payload = _SPEC, value.SerializeToString()
+        length = _varint(len(payload))
+        size = len(head) + len(tag) + len(length) + len(payload)
         if size > max_size:
             raise PayloadError("spec", f"the command is {size} bytes, of at most {max_size}: send it in parts")
-        return EncodedCommand(b"%b%b%b" % (_COMMANDS, _varint(size), data), size), size
+        data = b"%b%b%b%b%b%b" % (_COMMANDS, _varint(size), head, tag, length, payload)
+        return EncodedCommand(data, size), size
 
     return encode
+
+
+def _command_head(name: str, task_id: str) -> bytes:
+    command = pb.Command()
+    try:
+        command.task_id = task_id
+        command.command = name
+    except (TypeError, ValueError) as error:
+        raise PayloadError("command", str(error)) from None
+    return command.SerializeToString()
 
 
 def encode_event(name: str, task_id: str, data: Any, max_size: int) -> tuple[bytes, int]:
@@ -192,7 +217,7 @@ def encode_struct(values: Mapping[str, Any], path: str) -> struct_pb2.Struct:
     return struct
 
 
-def _encode_typed(target: pb.Event | pb.Command, value: Any, path: str) -> bool:
+def _encode_typed(target: pb.Event, value: Any, path: str) -> bool:
     """Write a payload that is no JSON value; return False where it is one."""
     if isinstance(value, bytes):
         target.blob = value
@@ -245,12 +270,17 @@ def _load(text: str) -> Any:
 
 def _varint(number: int) -> bytes:
     """Return a number as protobuf writes it: 7 bits a byte, the least first."""
+    if number < 0x80:
+        return _SHORT_VARINTS[number]
     data = bytearray()
     while number > 0x7F:
         data.append(number & 0x7F | 0x80)
         number >>= 7
     data.append(number)
     return bytes(data)
+
+
+_SHORT_VARINTS = tuple(bytes((number,)) for number in range(0x80))
 
 
 def _looks_deep(text: bytes, fmt: Format) -> bool:
@@ -341,7 +371,7 @@ def _read(value: struct_pb2.Value, path: str, depth: int) -> Any:
     return {key: _read(item, f"{path}.{key}", depth - 1) for key, item in value.struct_value.fields.items()}
 
 
-def _pack(message: Message, target: any_pb2.Any, path: str) -> None:
+def _pack(message: Message, target: any_pb2.Any, path: str) -> any_pb2.Any:
     try:
         if isinstance(message, any_pb2.Any):
             target.CopyFrom(message)
@@ -349,6 +379,7 @@ def _pack(message: Message, target: any_pb2.Any, path: str) -> None:
             target.Pack(message)
     except EncodeError as error:  # a required field of proto2 is missing
         raise PayloadError(path, str(error)) from None
+    return target
 
 
 def _unpack(packed: any_pb2.Any) -> Message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from ..errors import ProtocolViolation, ResumeImpossible
@@ -75,6 +76,12 @@ class Outbox(Generic[T]):
         self._queue.append((item, size))
         self._queue_size += size
         return self.sent + len(self._queue)
+
+    def extend(self, items: Sequence[tuple[T, int]]) -> None:
+        """Add several elements, each with its size."""
+        self._queue.extend(items)
+        for _, size in items:
+            self._queue_size += size
 
     def append_final(self, item: T, size: int) -> int:
         """Add the last element ever and return its sequence. It needs no window (D6), only its turn."""

@@ -456,6 +456,8 @@ class AbstractSession(abc.ABC):
         return event
 
     async def _drain_on_loop(self) -> None:
+        if self._commands.has_room and not self._closed:
+            return
         task = current_task.get()
         self._check_open(task)
         while (waiter := self._commands.wait_room(LoopWaiter)) is not None:

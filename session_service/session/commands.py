@@ -89,10 +89,15 @@ class CommandBuffer:
                 self._wake()
         return taken
 
+    @property
+    def has_room(self) -> bool:
+        """True where `wait_room` would let the caller go on."""
+        return len(self._commands) < self._window.messages and self._size < self._window.size
+
     def wait_room(self, kind: type[W]) -> W | None:
         """Return None where there is room, else something to wait for."""
         with self._lock:
-            if self._window.has_room(len(self._commands), self._size):
+            if self.has_room:
                 return None
             waiter = kind()
             self._producers.append(waiter)

@@ -36,7 +36,7 @@ class CoroutineSession(AbstractSession):
 
     def drain(self) -> Any:
         """Wait until the command buffer has room; see `AbstractSession.drain`."""
-        return self._drain_on_loop() if self._in_loop_thread else self._drain_in_thread()
+        return self._drain_on_loop() if threading.get_ident() == self._thread else self._drain_in_thread()
 
     def _check_callable(self, func: Callable[..., Any], *, sync: bool = False, coroutine: bool = False) -> None:
         if not callable(func) or not (sync or is_coroutine_function(func)):
