@@ -6,7 +6,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY session_service session_service
 COPY clients/python/session_client clients/python/session_client
 # All extras of pyproject.toml.
-ARG EXTRAS=jwt,uvloop
+ARG EXTRAS=jwt,otel,prometheus,uvloop
 RUN pip wheel --no-cache-dir --wheel-dir /wheels ".[${EXTRAS}]"
 
 FROM python:3.11-slim-bookworm

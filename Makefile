@@ -112,7 +112,7 @@ bench-guard: setup ## Fail if a message costs more calls, memory or writes than 
 	@$(BIN)/python -m bench.guard $(if $(UPDATE),--update)
 
 .PHONY: lint
-lint: setup ## Check style, types, the import rules and the protos
+lint: setup ## Check style, types, the import rules, the protos, and for known vulnerabilities
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -120,6 +120,8 @@ lint: setup ## Check style, types, the import rules and the protos
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive session_service clients/python
+	@$(BIN)/python .ci/audit
 
 .PHONY: format
 format: setup ## Format the Python and the protos, and fix what ruff can fix

@@ -30,6 +30,8 @@ class Config:
 
     Attributes:
         listen: ``HOST:PORT``, port 0 for a free one, or ``unix:PATH``.
+        admin_listen: like ``listen``, for the admin service, see docs/admin.md; empty for none.
+        metrics_listen: ``HOST:PORT`` of the metrics, see docs/metrics.md; empty for none.
         insecure: listen on other than the loopback interface though TLS or authentication is missing.
         tls_cert: file of the server's certificate and those of its issuers, PEM; empty for no TLS.
         tls_key: file of its private key, PEM.
@@ -49,6 +51,7 @@ class Config:
         idle_timeout: seconds without an event or a command after which a session is closed; 0 for no limit.
         deferred_timeout: seconds that one deferred call may take.
         shutdown_grace: seconds that sessions have to end by themselves after SIGTERM.
+        block_warning: seconds that code may hold the event loop before it is logged.
         debug: tell clients the tracebacks of failures.
         event_window: what a client may send and have unacknowledged; also what a session's mailboxes hold.
         command_window: what a server may send and have unacknowledged, which a client may ask to be less; also what a
@@ -61,6 +64,8 @@ class Config:
     """
 
     listen: str = "127.0.0.1:50051"
+    admin_listen: str = ""
+    metrics_listen: str = ""
     insecure: bool = False
     tls_cert: str = ""
     tls_key: str = ""
@@ -80,6 +85,7 @@ class Config:
     idle_timeout: float = 0.0
     deferred_timeout: float = 10.0
     shutdown_grace: float = 30.0
+    block_warning: float = 1.0
     debug: bool = False
     event_window: Window = field(default_factory=Window)
     command_window: Window = field(default_factory=Window)
@@ -91,9 +97,14 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check what a client relies on; raise ValueError."""
-        match = LISTEN.fullmatch(self.listen)
-        if match is None or int(match[1] or 0) > 65535:
-            raise ValueError(f"{self.listen!r} is neither HOST:PORT nor unix:PATH")
+        for address in (self.listen, *filter(None, [self.admin_listen])):
+            match = LISTEN.fullmatch(address)
+            if match is None or int(match[1] or 0) > 65535:
+                raise ValueError(f"{address!r} is neither HOST:PORT nor unix:PATH")
+        if self.metrics_listen:
+            match = LISTEN.fullmatch(self.metrics_listen)
+            if match is None or match[1] is None or int(match[1]) > 65535:
+                raise ValueError(f"{self.metrics_listen!r} is no HOST:PORT")
         self._check_security()
         for name in ("max_principal_sessions", "principal_open_rate", "principal_event_rate", "max_threads"):
             if not 0 <= getattr(self, name) < math.inf:
@@ -106,6 +117,7 @@ class Config:
                 raise ValueError(f"{name} is no number of seconds from 0 to {LONGEST:g}")
         for name in (
             "deferred_timeout",
+            "block_warning",
             "heartbeat_interval",
             "keepalive",
             "keepalive_timeout",

@@ -8,10 +8,12 @@ whole before anything changes.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,7 +43,9 @@ from .session import (
     ThreadSession,
 )
 from .session.base import is_coroutine_function
+from .session.context import Task
 from .session.mailbox import Event
+from .session.stopwatch import Stopwatch
 from .window import Window
 
 __all__ = ["App", "Drained", "ManagedSession", "Observer", "SessionManager", "Stream"]
@@ -152,6 +156,8 @@ class ManagedSession:
         request: what a repeat of its open would be known by.
         stream: the one that is attached. It alone may act; this identity is what fences off older ones (A3).
         generation: how many streams there have been.
+        command_stalls: how often commands had to wait since the window was full.
+        ack_stopwatch: times how long commands take to be acknowledged; None where nobody wants to know.
     """
 
     def __init__(
@@ -181,6 +187,8 @@ class ManagedSession:
         self.request: Request | None = None
         self.stream: Stream | None = None
         self.generation = 0
+        self.command_stalls = 0
+        self.ack_stopwatch: Stopwatch | None = None
         self.inbox: Inbox[Event] = Inbox(config.event_window)
         self.outbox: Outbox[bytes] = Outbox(command_window)
         kind = CoroutineSession if is_coroutine_function(target) else ThreadSession
@@ -201,6 +209,7 @@ class ManagedSession:
                 max_threads=config.max_threads,
                 debug=config.debug,
                 principal=principal,
+                around=functools.partial(manager.around, self) if manager.around is not None else None,
             ),
         )
         self._limits: dict[str, asyncio.TimerHandle] = {}
@@ -242,6 +251,8 @@ class ManagedSession:
             self._manager.tell("detached", self, takeover)
         self.outbox.window = command_window
         self.outbox.resume(received)
+        if self.ack_stopwatch is not None:
+            self.ack_stopwatch.give_up()  # the stream may be lost with it: its time would be that of the outage
         self.inbox.drop_waiting()
         heard = self.inbox.taken if resuming else 0  # `resumed` names it, `opened` names nothing
         self.inbox.restart_acks(heard, told=heard)
@@ -320,8 +331,12 @@ class ManagedSession:
         Raises:
             ProtocolViolation: it has not been sent yet (D3).
         """
-        if self.outbox.ack(sequence) and self.session.ended and self.resumable:
-            self._progress_after_end()
+        if self.outbox.ack(sequence):
+            if self.session.ended and self.resumable:
+                self._progress_after_end()
+            stopwatch = self.ack_stopwatch
+            if stopwatch is not None and isinstance(stopwatch.item, int) and sequence >= stopwatch.item:
+                stopwatch.stop()
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -333,7 +348,7 @@ class ManagedSession:
             self.stream.forgotten()
         # The session and its hooks are a cycle: what they hold, maybe megabytes, would wait for the garbage collector.
         self.inbox.drop_waiting()
-        self.outbox = Outbox(self.outbox.window)
+        self.outbox.drop()
         self.session.get_task_commands()
 
     def _progress_after_end(self) -> None:
@@ -416,21 +431,37 @@ class SessionManager:
     Attributes:
         config: the limits.
         observers: who is told.
+        around: what the tasks of sessions run in, see `SessionOptions`.
     """
 
     def __init__(self, apps: Mapping[str, App], config: Config | None = None) -> None:
         self.config = config or Config()
         self.observers: list[Observer] = []
+        self.around: Callable[[ManagedSession, Task], AbstractContextManager[object]] | None = None
         self._apps = dict(apps)
         self._sessions: dict[str, ManagedSession] = {}
         # The app and the session's id, which may be gone.
         self._requests: dict[Request, tuple[str, str]] = {}
         self._quotas = Quotas(self.config, lambda: asyncio.get_running_loop().time())
         self._drained_at: float | None = None
+        self._hurried = False
         self._changed = asyncio.Event()  # what `drain` waits for may have come about
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    def __iter__(self) -> Iterator[ManagedSession]:
+        """Go through the sessions that there are now; from any thread."""
+        return iter(list(self._sessions.values()))
+
+    def get(self, session_id: str) -> ManagedSession | None:
+        """Return the session of this id, if there is one; from any thread."""
+        return self._sessions.get(session_id)
+
+    @property
+    def apps(self) -> list[str]:
+        """The names of the apps that are served."""
+        return sorted(self._apps)
 
     def open(
         self,
@@ -510,6 +541,11 @@ class SessionManager:
         """The seconds that sessions have to end by themselves; None before `drain`."""
         return None if self._drained_at is None else max(0.0, self._drained_at - asyncio.get_running_loop().time())
 
+    @property
+    def draining(self) -> bool:
+        """True from `drain` on."""
+        return self._drained_at is not None
+
     def event_rate(self, principal: Principal) -> Rate | None:
         """Return what limits the bytes that are read from a principal; None for no limit."""
         return self._quotas.of(principal.name).events if self.config.principal_event_rate else None
@@ -551,6 +587,10 @@ class SessionManager:
         for observer in self.observers:
             getattr(observer, what)(*args)
 
+    def refused(self, error: ProtocolError) -> None:
+        """Note that a call, or a stream, ends with this error."""
+        self.tell("refused", error)
+
     def changed(self) -> None:
         """Note that a session has ended, or lost its stream; called by the session."""
         self._changed.set()
@@ -560,11 +600,11 @@ class SessionManager:
 
         Returns when no session is left, or at the latest 18.5 s after the grace.
         """
-        self._drained_at = asyncio.get_running_loop().time() + grace
-        for managed in self._sessions.values():
-            if managed.stream is not None:
-                managed.stream.announce_draining(grace)
-        await self._wait(lambda: not self._sessions, grace)
+        self._announce_drain(grace)
+        self._hurried = True
+        while self._hurried:  # by `shorten_grace`
+            self._hurried = False
+            await self._wait(lambda: not self._sessions or self._hurried, self.grace_left or 0)
         rest = [managed for managed in self._sessions.values() if not managed.session.closed()]
         for managed in rest:
             managed.session.close(reason=CloseReason.SHUTDOWN)
@@ -572,6 +612,20 @@ class SessionManager:
         await self._wait(lambda: all(managed.stream is None for managed in self._sessions.values()), DELIVERY_TIME)
         lost = list(self._sessions.values())
         return Drained(len(rest), len(lost), sum(managed.undelivered for managed in lost))
+
+    def shorten_grace(self, grace: float) -> None:
+        """Close what is left after ``grace`` seconds, where a drain that goes on would do so later."""
+        left = self.grace_left
+        if left is not None and grace < left:
+            self._announce_drain(grace)
+            self._hurried = True
+            self._changed.set()
+
+    def _announce_drain(self, grace: float) -> None:
+        self._drained_at = asyncio.get_running_loop().time() + grace
+        for managed in self._sessions.values():
+            if managed.stream is not None:
+                managed.stream.announce_draining(grace)
 
     async def _wait(self, done: Callable[[], bool], seconds: float) -> None:
         try:

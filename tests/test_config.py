@@ -46,6 +46,7 @@ def test_others_reach_these(address: str) -> None:
         {"session_lifetime": math.nan},
         {"idle_timeout": math.inf},
         {"deferred_timeout": 0.0},
+        {"block_warning": 0.0},
         {"max_message_bytes": 65535},
         {"max_message_bytes": 2**31},
         {"event_window": Window(15, 1 << 20)},

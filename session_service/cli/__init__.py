@@ -1,4 +1,4 @@
-"""The command line: ``session-service serve``, ``attach``, ``healthcheck`` and ``token``.
+"""The command line: ``session-service serve``, ``attach``, ``healthcheck``, ``token``, ``sessions`` and ``drain``.
 
 What a user gets wrong is one line on stderr and exit code 2. What is imported here is imported by each command, and
 ``healthcheck`` shall be quick: grpc, the server and the client are imported by the commands that need them.
@@ -13,8 +13,10 @@ from typing import NoReturn
 import click
 
 from .attach import attach
+from .drain import drain
 from .healthcheck import healthcheck
 from .serve import serve
+from .sessions import sessions
 from .token import token
 
 __all__ = ["main"]
@@ -30,6 +32,8 @@ command.add_command(serve)
 command.add_command(attach)
 command.add_command(healthcheck)
 command.add_command(token)
+command.add_command(sessions)
+command.add_command(drain)
 
 
 def main() -> NoReturn:

@@ -18,22 +18,28 @@ __all__ = ["healthcheck"]
 
 @click.command()
 @click.argument("address", default=DEFAULT_ADDRESS, envvar=ADDRESS_VARIABLE, callback=check_address)
+@click.option(
+    "--service",
+    default="",
+    metavar="NAME",
+    help="Ask for this name; `live` is served until the server ends, also while it drains.",
+)
 @seconds("--timeout", default=5.0, help="How long to wait for the answer.")
 @tls_options
-def healthcheck(address: str, timeout: float, **tls: str | None) -> int:
+def healthcheck(address: str, service: str, timeout: float, **tls: str | None) -> int:
     """Exit 0 if the server at ADDRESS is serving, else 1, and say why.
 
     ADDRESS is HOST:PORT or unix:PATH; without it, $SESSION_SERVICE_ADDRESS or 127.0.0.1:50051.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc reads it when it is imported
-    problem = _ask(address, timeout, channel_credentials(**tls))
+    problem = _ask(address, service, timeout, channel_credentials(**tls))
     if problem is None:
         return 0
     click.echo(f"session-service: {address} is not serving: {' '.join(problem.split())}", err=True)
     return 1
 
 
-def _ask(address: str, timeout: float, credentials: grpc.ChannelCredentials | None) -> str | None:
+def _ask(address: str, service: str, timeout: float, credentials: grpc.ChannelCredentials | None) -> str | None:
     """Return what is wrong."""
     import grpc
     from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -49,7 +55,7 @@ def _ask(address: str, timeout: float, credentials: grpc.ChannelCredentials | No
             "/grpc.health.v1.Health/Check", HealthCheckRequest.SerializeToString, HealthCheckResponse.FromString
         )
         try:
-            response = check(HealthCheckRequest(), timeout=timeout)
+            response = check(HealthCheckRequest(service=service), timeout=timeout)
         except grpc.RpcError as error:
             return f"{error.code().name}: {error.details()}"
     if response.status == HealthCheckResponse.SERVING:

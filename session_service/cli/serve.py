@@ -14,9 +14,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from ..server import Server
+    from .logs import Formatter
 
 from ..config import GREATEST, Config
 from ..window import Window
@@ -48,6 +52,20 @@ def _as_text(window: Window) -> str:
     callback=check_address,
     metavar="HOST:PORT",
     help="Where to listen: port 0 picks a free one; or unix:PATH.",
+)
+@option(
+    "--admin-listen",
+    default="",
+    show_default=False,
+    metavar="HOST:PORT",
+    help="Where the admin service listens, or unix:PATH; none by default.",
+)
+@option(
+    "--metrics-listen",
+    default="",
+    show_default=False,
+    metavar="HOST:PORT",
+    help="Where Prometheus finds metrics; none by default.",
 )
 @option(
     "--insecure",
@@ -96,8 +114,23 @@ def _as_text(window: Window) -> str:
 @seconds("--shutdown-grace", default=DEFAULTS.shutdown_grace, help="How long sessions go on after SIGTERM or SIGINT.")
 @seconds("--keepalive", default=DEFAULTS.keepalive, help="Silence of a connection after which its peer is asked.")
 @seconds("--keepalive-timeout", default=DEFAULTS.keepalive_timeout, help="How long the peer may take to answer.")
+@seconds("--block-warning", default=DEFAULTS.block_warning, help="How long code may block the event loop unlogged.")
+@option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    metavar="FORMAT",
+    help="How the log, on stderr, is written: text or json.",
+)
+@option(
+    "--scheduler",
+    type=click.Choice(["batch", "other"]),
+    default="batch",
+    metavar="POLICY",
+    help="Linux's policy for the server's threads; see sched(7).",
+)
 @option("--debug", is_flag=True, help="Log more, and tell clients the tracebacks of failed apps.")
-def serve(apps: tuple[str, ...], **options: Any) -> None:
+def serve(apps: tuple[str, ...], log_format: str, scheduler: str, **options: Any) -> None:
     """Serve apps until SIGTERM or SIGINT.
 
     Each APP is [NAME=]MODULE:ATTRIBUTE: a function, which clients open by NAME or else by its attribute's name, or a
@@ -107,27 +140,30 @@ def serve(apps: tuple[str, ...], **options: Any) -> None:
         config = Config(**options)
     except ValueError as error:
         raise click.UsageError(f"{error}.") from None
-    logging.basicConfig(
-        level=logging.DEBUG if config.debug else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    if not config.debug:  # gRPC's core would say in its own way what it also raises
+    from .logs import configure  # not by each command: it needs the sessions
+
+    log = configure(as_json=log_format == "json", debug=config.debug)
+    if not config.debug or log_format == "json":  # gRPC's core would say in its own way what it also raises
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Else each message crosses one thread of gRPC's more: a sixth of a round trip. Undocumented, so it can be undone by
     # setting the variable, be it to nothing. docs/performance.md says what was tried under it.
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+    if scheduler == "batch":
+        _take_turns()
     sys.path.insert(0, os.getcwd())
+    _end_on_signal()
     served = _load(apps)
     exit_within = _start_watchdog()
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        loop, stop = runner.get_loop(), asyncio.Event()
+        loop = runner.get_loop()
+        wanted: asyncio.Queue[float] = asyncio.Queue()
 
-        def drain() -> None:
-            exit_within(config.shutdown_grace + DRAIN_TIME)
-            loop.call_soon_threadsafe(stop.set)
+        def drain(grace: float = config.shutdown_grace) -> None:
+            exit_within(grace + DRAIN_TIME)
+            loop.call_soon_threadsafe(wanted.put_nowait, grace)
 
         _on_signal(drain)
-        _run(loop, _serve(served, config, stop))
+        _run(loop, _serve(served, config, drain, wanted, log))
         exit_within(EXIT_TIME)
 
 
@@ -162,21 +198,50 @@ def _load_one(spec: str) -> Mapping[str, App]:
     return target
 
 
-async def _serve(apps: Mapping[str, App], config: Config, stop: asyncio.Event) -> None:
+async def _serve(
+    apps: Mapping[str, App],
+    config: Config,
+    drain: Callable[[float], object],
+    wanted: asyncio.Queue[float],
+    log: Formatter,
+) -> None:
+    """Serve until a grace is wanted, which ``drain`` brings about, and drain."""
     from ..server import Server  # not before GRPC_VERBOSITY is set: grpc reads it when it is imported
+    from .logs import SessionLog
 
     try:
         server = Server(apps, config)
+        server.manager.observers.append(SessionLog())
+        server.on_drain = drain
+        log.sessions = server.manager
         address = await server.start()
     except (OSError, ValueError) as error:
         raise click.ClickException(" ".join(str(error).split())) from None
     _spare_garbage_collector()
     click.echo(f"listening on {address}")
-    await stop.wait()
-    logger.info(
-        "draining %d sessions, for %g s; a second signal ends at once", len(server.manager), config.shutdown_grace
-    )
-    await server.drain()
+    grace = await wanted.get()
+    logger.info("draining %d sessions, for %g s; a second signal ends at once", len(server.manager), grace)
+    hurrying = asyncio.create_task(_hurry(server, wanted))
+    await server.drain(grace)
+    hurrying.cancel()
+
+
+async def _hurry(server: Server, wanted: asyncio.Queue[float]) -> None:
+    while True:
+        server.manager.shorten_grace(await wanted.get())
+
+
+def _take_turns() -> None:
+    """Let no thread of this process, of those that come, too, interrupt another because it has been woken.
+
+    gRPC wakes a thread for each operation on a stream, and that takes the core from the thread that has started it: as
+    much as a fifth of a round trip (docs/performance.md).
+    """
+    if sys.platform == "linux":
+        try:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        except OSError as error:  # a sandbox may forbid it
+            logger.info("the scheduler stays as it is: %s", error)
 
 
 def _spare_garbage_collector() -> None:
@@ -200,6 +265,14 @@ def _on_signal(first: Callable[[], object]) -> None:
 
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, handler)
+
+
+def _end_on_signal() -> None:
+    """End the process at a SIGTERM while apps are imported, when there is nothing to drain.
+
+    By a handler, for without one the first process of a container ignores the signal. SIGINT has Python's own.
+    """
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
 
 
 def _start_watchdog() -> Callable[[float], None]:

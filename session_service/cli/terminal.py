@@ -17,7 +17,7 @@ from google.protobuf import any_pb2, json_format
 from google.protobuf.message import Message
 from session_client import Command
 
-__all__ = ["Pipes", "Terminal"]
+__all__ = ["Pipes", "Terminal", "printable"]
 
 PROMPT = "> "
 # Back to the start of the line, and erase it: what the terminal holds of a half-typed line is still there.
@@ -37,7 +37,7 @@ class Pipes:
 
     def say(self, text: str) -> None:
         """Tell something about the session, on one line."""
-        click.echo(f"session-service: {_printable(text)}", err=True)
+        click.echo(f"session-service: {printable(text)}", err=True)
 
     def stop_prompting(self) -> None:
         """Nothing to do: there is no prompt."""
@@ -107,7 +107,7 @@ class Terminal(Pipes):
         with self._lock:
             if self._is_prompting:
                 click.echo(ERASE, nl=False)
-            click.echo(_printable(text), err=err)
+            click.echo(printable(text), err=err)
             if self._is_prompting:
                 click.echo(PROMPT, nl=False)
 
@@ -125,6 +125,6 @@ def _payload(spec: Any) -> dict[str, Any]:
     return {"spec": spec}
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Keep what an app sends on its line, and from steering the terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -19,14 +19,29 @@ class Inbox(Generic[T]):
     Attributes:
         window: what was granted to the peer.
         taken: every element up to this sequence has been taken over and will never be needed again (D4).
+        taken_size: the bytes of all that has been taken over.
+        duplicates: how many elements came again and were dropped.
     """
 
-    __slots__ = ("_acked", "_heard", "_repeat", "_unacked_size", "_waiting", "_waiting_size", "taken", "window")
+    __slots__ = (
+        "_acked",
+        "_heard",
+        "_repeat",
+        "_unacked_size",
+        "_waiting",
+        "_waiting_size",
+        "duplicates",
+        "taken",
+        "taken_size",
+        "window",
+    )
 
     def __init__(self, window: Window, taken: int = 0) -> None:
         """Begin after ``taken``: where another process goes on."""
         self.window = window
         self.taken = taken
+        self.taken_size = 0
+        self.duplicates = 0
         self._acked = taken
         self._heard = taken
         self._repeat = False
@@ -43,6 +58,11 @@ class Inbox(Generic[T]):
     def head(self) -> tuple[T, int] | None:
         """The first element not yet taken over, and its size; None when there is none."""
         return self._waiting[0] if self._waiting else None
+
+    @property
+    def waiting_size(self) -> int:
+        """The bytes of what was received and not yet taken over."""
+        return self._waiting_size
 
     @property
     def has_room(self) -> bool:
@@ -62,6 +82,7 @@ class Inbox(Generic[T]):
             raise SequenceGap(expected, first)
         known = min(expected - first, count)
         if known:
+            self.duplicates += known
             self._repeat = True  # the peer may have missed the acknowledgement
             self._heard = max(self._heard, first + known - 1)
         return known
@@ -87,6 +108,7 @@ class Inbox(Generic[T]):
         self._waiting_size -= size
         self._unacked_size += size
         self.taken += 1
+        self.taken_size += size
 
     def drop_waiting(self) -> None:
         """Forget what was received and not taken over; it stays unacknowledged, so the peer still has it (D1a)."""

@@ -28,15 +28,31 @@ class Outbox(Generic[T]):
         window: what the peer granted; a resume may change it.
         acked: every element up to this sequence has been acknowledged.
         sent: the last sequence that was written on the current stream, or that the peer of it said it had.
+        appended_size: the bytes of all that has been appended.
+        replayed: how many elements streams left unacknowledged, to be sent again on the next.
     """
 
-    __slots__ = ("_highest", "_queue", "_queue_size", "_sent", "_sent_size", "acked", "final", "sent", "window")
+    __slots__ = (
+        "_highest",
+        "_queue",
+        "_queue_size",
+        "_sent",
+        "_sent_size",
+        "acked",
+        "appended_size",
+        "final",
+        "replayed",
+        "sent",
+        "window",
+    )
 
     def __init__(self, window: Window, acked: int = 0) -> None:
         """Begin after ``acked``: where another process goes on."""
         self.window = window
         self.acked = acked
         self.sent = acked
+        self.appended_size = 0
+        self.replayed = 0
         self._highest = acked  # of all streams: no peer can have received more
         self._sent: deque[tuple[T, int]] = deque()
         self._sent_size = 0
@@ -53,6 +69,11 @@ class Outbox(Generic[T]):
     def waiting(self) -> bool:
         """True when something has not been written on the current stream."""
         return bool(self._queue)
+
+    @property
+    def unacked_size(self) -> int:
+        """The bytes of what was appended and not yet acknowledged."""
+        return self._sent_size + self._queue_size
 
     @property
     def empty(self) -> bool:
@@ -75,6 +96,7 @@ class Outbox(Generic[T]):
         """Add an element of ``size`` bytes and return its sequence."""
         self._queue.append((item, size))
         self._queue_size += size
+        self.appended_size += size
         return self.sent + len(self._queue)
 
     def extend(self, items: Sequence[tuple[T, int]]) -> None:
@@ -82,6 +104,7 @@ class Outbox(Generic[T]):
         self._queue.extend(items)
         for _, size in items:
             self._queue_size += size
+            self.appended_size += size
 
     def append_final(self, item: T, size: int) -> int:
         """Add the last element ever and return its sequence. It needs no window (D6), only its turn."""
@@ -137,6 +160,14 @@ class Outbox(Generic[T]):
         self.acked = sequence
         return True
 
+    def drop(self) -> None:
+        """Let go of everything, as if it had been acknowledged: only the numbers stay."""
+        last = self.last
+        self._sent.clear()
+        self._queue.clear()
+        self._sent_size = self._queue_size = 0
+        self.acked = self.sent = self._highest = last
+
     def check_resume(self, received: int) -> None:
         """Raise `ResumeImpossible` where `resume` could not serve ``received``; change nothing."""
         if not self.acked <= received <= self._highest:
@@ -153,12 +184,13 @@ class Outbox(Generic[T]):
             ResumeImpossible: it was acknowledged long ago, or never sent (A5).
         """
         self.check_resume(received)
+        self.replayed += max(0, self.sent - received)
         while self.sent > received:
+            self.sent -= 1  # first, for `last` is also read from other threads: it may seem less, never more
             item, size = self._sent.pop()
             self._queue.appendleft((item, size))
             self._sent_size -= size
             self._queue_size += size
-            self.sent -= 1
         while self.sent < received:  # the stream before this one resumed from below what its peer already had
             item, size = self._queue.popleft()
             self._sent.append((item, size))

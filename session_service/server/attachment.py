@@ -228,7 +228,10 @@ class Attachment:
         first, commands = managed.outbox.take(BATCH_SIZE)
         starved = managed.starved
         self._more = starved or managed.session.ended
-        self._starved = starved and not commands
+        stalled = starved and not commands
+        if stalled and not self._starved:
+            managed.command_stalls += 1
+        self._starved = stalled
         if not commands and not self._ack_now and not self._heartbeat:
             return None
         self._heartbeat = False
@@ -236,6 +239,8 @@ class Attachment:
             response = pb.AttachResponse()
             if commands:
                 response.first_sequence = first
+                if managed.ack_stopwatch is not None and managed.ack_stopwatch.item is None:
+                    managed.ack_stopwatch.start(first + len(commands) - 1)
             self._add_ack(managed, response)
             commands.insert(0, response.SerializeToString())
         return b"".join(commands)

@@ -5,36 +5,50 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from ..config import Config, is_local
+from ..errors import ProtocolError
 from ..manager import App, Drained, SessionManager
+from .admin import ADMIN_SERVICE_NAME, CHANNELZ_SERVICE_NAME, AdminService, channelz_handler
 from .auth import Authenticator, anonymous, certificate_subject, metadata_of, peer_of
 from .reload import INTERVAL, Reloading
 from .service import SERVICE_NAME, SessionService
 from .statuses import statuses
 from .tls import Certificates
 from .tokens import TokenFile
+from .watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from .metrics import Metrics, MetricsEndpoint
+    from .traces import Traces
 
 __all__ = ["Server"]
 
 logger = logging.getLogger(__name__)
+
+# A name of the health service: it is serving until the server stops, for one that drains is alive.
+LIVE = "live"
 
 # What lingers when everything is done, such as a health watch or a client that does not read, gets this many seconds.
 STOP_GRACE = 0.5
 
 
 class Server:
-    """Serves apps on one address, with health and reflection.
+    """Serves apps on one address, with health and reflection, and the admin service on another.
 
     Attributes:
         manager: its sessions.
         address: where it listens; a port 0 has become a real one.
+        admin_address: where the admin service listens; empty where it does not.
+        on_drain: called with the grace, in seconds, when an administrator drains the server, and again when one who
+            wants it sooner does. By default it drains and stops.
+        metrics_address: where its metrics are; empty where there are none.
         files: certificates, tokens and keys, which it loads again when they change.
     """
 
@@ -53,6 +67,9 @@ class Server:
         """
         self.manager = SessionManager(apps, config)
         self.address = ""
+        self.admin_address = ""
+        self.on_drain: Callable[[float], object] = self._start_drain
+        self.metrics_address = ""
         self.files: list[Reloading[Any]] = []
         config = self.manager.config
         self._authenticate = authenticate or self._configured_authenticator(config)
@@ -60,12 +77,29 @@ class Server:
         if config.tls_cert:
             self._certificates = Certificates(config.tls_cert, config.tls_key, config.tls_client_ca)
             self.files.append(self._certificates.files)
-        self._danger = self._exposure(config)
-        if self._danger and not config.insecure:
-            raise ValueError(f"{self._danger}: set them up, listen on 127.0.0.1, or allow it by --insecure")
+        self._dangers = [danger for danger in map(self._exposure, (config.listen, config.admin_listen)) if danger]
+        if self._dangers and not config.insecure:
+            raise ValueError(f"{self._dangers[0]}: set them up, listen on 127.0.0.1, or allow it by --insecure")
+        self._admin: AdminService | None = None
+        if config.admin_listen:
+            self._admin = AdminService(self.manager, self._authenticate, lambda grace: self.on_drain(grace))
+        self._metrics: Metrics | None = None
+        self._metrics_endpoint: MetricsEndpoint | None = None
+        if config.metrics_listen:
+            from .metrics import Metrics  # needs the extra `prometheus`
+
+            self._metrics = Metrics(self.manager, self.files)
+            self.manager.observers.append(self._metrics)
+        self._traces = _configured_traces()
+        if self._traces is not None:
+            self.manager.observers.append(self._traces)
+            self.manager.around = self._traces.around
         self._watcher: asyncio.Task[None] | None = None
+        self._watchdog: Watchdog | None = None
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
+        self._admin_server: grpc.aio.Server | None = None
+        self._draining: asyncio.Task[Drained] | None = None
 
     async def start(self) -> str:
         """Listen, and return the address.
@@ -76,27 +110,36 @@ class Server:
         config = self.manager.config
         _quieten_grpc()
         server = grpc.aio.server(options=_options(config))
-        server.add_generic_rpc_handlers((SessionService(self.manager, self._authenticate).handler(),))
+        enter = self._traces.enter if self._traces is not None else None
+        server.add_generic_rpc_handlers((SessionService(self.manager, self._authenticate, enter).handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        server.add_generic_rpc_handlers((_reflection(self._authenticate),))
-        try:
-            if _is_served(config.listen):
-                raise RuntimeError("gRPC would take a unix socket away from the server that listens there")
-            if self._certificates is not None:
-                port = server.add_secure_port(config.listen, self._certificates.credentials())
-            else:
-                port = server.add_insecure_port(config.listen)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {config.listen}: in use, or no address of this machine") from error
+        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        server.add_generic_rpc_handlers((_reflection(names, self._authenticate, self.manager.refused),))
+        address = self._bind(server, config.listen)
+        admin_server = self._make_admin_server()
+        if self._metrics is not None:
+            from .metrics import MetricsEndpoint
+
+            self._metrics_endpoint = MetricsEndpoint(config.metrics_listen, self._metrics)
+            self.metrics_address = self._metrics_endpoint.address
+            logger.info("metrics at http://%s/metrics", self.metrics_address)
+        if admin_server is not None:
+            await admin_server.start()
+            self._admin_server = admin_server
+            logger.info("the admin service listens on %s", self.admin_address)
         await server.start()
         self._server = server
-        if self._danger:
-            logger.warning("%s", self._danger)
+        self._watchdog = Watchdog(config.block_warning)
+        if self._metrics is not None:
+            self._metrics.watchdog = self._watchdog
+        for danger in self._dangers:
+            logger.warning("%s", danger)
         if self.files:
             self._watcher = asyncio.create_task(self._watch_files(), name="watch files")
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        host, _, _ = config.listen.rpartition(":")
-        self.address = config.listen if config.listen.startswith("unix:") else f"{host}:{port}"
+        for name in (LIVE, ADMIN_SERVICE_NAME)[: 1 if self._admin is None else 2]:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self.address = address
         return self.address
 
     async def drain(self, grace: float | None = None) -> Drained:
@@ -125,6 +168,16 @@ class Server:
         if self._server is not None:
             await self._server.stop(STOP_GRACE)
             self._server = None
+        if self._admin_server is not None and self._admin is not None:  # last, to tell of the end
+            self._admin.end_watches()
+            await self._admin_server.stop(STOP_GRACE)
+            self._admin_server = None
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
+        if self._metrics_endpoint is not None:
+            self._metrics_endpoint.stop()
+            self._metrics_endpoint = None
 
     def _configured_authenticator(self, config: Config) -> Authenticator:
         if config.token_file:
@@ -139,14 +192,50 @@ class Server:
             return jwts
         return certificate_subject if config.tls_client_ca else anonymous
 
-    def _exposure(self, config: Config) -> str:
-        """Return what makes the address dangerous; empty where nothing does."""
+    def _bind(self, server: grpc.aio.Server, listen: str) -> str:
+        """Give a server its port, and return the address."""
+        try:
+            if _is_served(listen):
+                raise RuntimeError("gRPC would take a unix socket away from the server that listens there")
+            if self._certificates is not None:
+                port = server.add_secure_port(listen, self._certificates.credentials())
+            else:
+                port = server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {listen}: in use, or no address of this machine") from error
+        host, _, _ = listen.rpartition(":")
+        return listen if listen.startswith("unix:") else f"{host}:{port}"
+
+    def _make_admin_server(self) -> grpc.aio.Server | None:
+        if self._admin is None:
+            return None
+        server = grpc.aio.server(options=_options(self.manager.config))
+        names = (ADMIN_SERVICE_NAME, CHANNELZ_SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        server.add_generic_rpc_handlers(
+            (
+                self._admin.handler(),
+                channelz_handler(self._authenticate),
+                _reflection(names, self._authenticate, lambda _: None),
+            )
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        self.admin_address = self._bind(server, self.manager.config.admin_listen)
+        return server
+
+    def _start_drain(self, grace: float) -> None:
+        if self._draining is None and not self.manager.draining:
+            self._draining = asyncio.get_running_loop().create_task(self.drain(grace), name="drain")
+        else:
+            self.manager.shorten_grace(grace)
+
+    def _exposure(self, address: str) -> str:
+        """Return what makes an address dangerous; empty where nothing does."""
         missing = ["TLS"] if self._certificates is None else []
         if self._authenticate is anonymous:
             missing.append("authentication")
-        if not missing or is_local(config.listen):
+        if not missing or not address or is_local(address):
             return ""
-        return f"{config.listen} can be reached from other machines, without {' and '.join(missing)}"
+        return f"{address} can be reached from other machines, without {' and '.join(missing)}"
 
     async def _watch_files(self) -> None:
         while True:
@@ -183,6 +272,14 @@ def _options(config: Config) -> list[tuple[str, int]]:
     ]
 
 
+def _configured_traces() -> Traces | None:
+    try:
+        from .traces import Traces, configured
+    except ImportError:  # the extra `otel` is not installed
+        return None
+    return Traces() if configured() else None
+
+
 def _is_served(listen: str) -> bool:
     """Tell whether somebody listens on a unix socket already; a file that a dead server left may be replaced."""
     if not listen.startswith("unix:"):
@@ -191,15 +288,16 @@ def _is_served(listen: str) -> bool:
         return probe.connect_ex(listen.removeprefix("unix:")) == 0
 
 
-def _reflection(authenticate: Authenticator) -> grpc.GenericRpcHandler:
-    """Return reflection, for those who may call."""
-    names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+def _reflection(
+    names: tuple[str, ...], authenticate: Authenticator, refused: Callable[[ProtocolError], object]
+) -> grpc.GenericRpcHandler:
+    """Return reflection on these services, for those who may call."""
     servicer: Any = reflection.aio.ReflectionServicer(names)  # an async generator, which its types do not know
 
     async def reflect(
         requests: AsyncIterator[reflection_pb2.ServerReflectionRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
-        async with statuses(context):
+        async with statuses(context, refused):
             authenticate(metadata_of(context), peer_of(context))
             async for response in servicer.ServerReflectionInfo(requests, context):
                 yield response

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -23,9 +23,16 @@ SERVICE_NAME = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_na
 class SessionService:
     """Serves ``session_service.v1.SessionService``."""
 
-    def __init__(self, manager: SessionManager, authenticate: Authenticator) -> None:
+    def __init__(
+        self,
+        manager: SessionManager,
+        authenticate: Authenticator,
+        enter: Callable[[Mapping[str, str]], None] | None = None,
+    ) -> None:
+        """``enter`` is called with the metadata of each attach, in the context in which it is served."""
         self._manager = manager
         self._authenticate = authenticate
+        self._enter = enter
         self._acks = AckTimer()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -46,19 +53,22 @@ class SessionService:
         """Serve one stream."""
         # F0: it commits the call, so that no client library's retry policy replays its first messages.
         await context.send_initial_metadata(())
-        async with statuses(context):
+        async with statuses(context, self._manager.refused):
             metadata = metadata_of(context)
             principal = self._authenticate(metadata, peer_of(context))
+            if self._enter is not None:
+                self._enter(metadata)
             attachment = Attachment(context, self._manager, self._acks, principal, _headers(metadata))
             with ends_with_credentials(principal, attachment.fail):
                 error = await attachment.run()
             if error is not None:
+                self._manager.refused(error)
                 await context.abort_with_status(to_status(error))
 
     async def parse_session_info(self, data: bytes, context: Context) -> bytes:
         """Tell what headers say about a client: those of the request, else those of the call."""
         response = info_pb2.ParseSessionInfoResponse()
-        async with statuses(context):
+        async with statuses(context, self._manager.refused):
             metadata = metadata_of(context)
             self._authenticate(metadata, peer_of(context))
             try:

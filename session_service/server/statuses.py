@@ -6,7 +6,7 @@ import contextlib
 import enum
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
 import grpc
@@ -91,18 +91,23 @@ def to_status(error: errors.ProtocolError) -> grpc.Status:
 def as_fault(error: Exception) -> errors.InternalFault:
     """Log a bug of ours, whole, and return what a client is told of it: an id to ask for."""
     fault = errors.InternalFault(secrets.token_hex(8))
-    logger.error("%s", fault, exc_info=error)
+    logger.error("%s", fault, exc_info=error, extra=fault.details)
     return fault
 
 
 @contextlib.asynccontextmanager
-async def statuses(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
-    """End a call with the status that belongs to what leaves the block."""
+async def statuses(
+    context: grpc.aio.ServicerContext[Any, Any], refused: Callable[[errors.ProtocolError], object]
+) -> AsyncIterator[None]:
+    """End a call with the status that belongs to what leaves the block, and tell ``refused``."""
     try:
         yield
     except grpc.aio.BaseError:  # the call is over
         raise
     except errors.ProtocolError as error:
+        refused(error)
         await context.abort_with_status(to_status(error))
     except Exception as error:
-        await context.abort_with_status(to_status(as_fault(error)))
+        fault = as_fault(error)
+        refused(fault)
+        await context.abort_with_status(to_status(fault))

@@ -34,21 +34,21 @@ class Certificates:
         self._cert, self._key, self._client_ca = cert, key, client_ca
         paths = [path for path in (cert, key, client_ca) if path]
         self.files = Reloading("TLS certificates", paths, self._load)
-        self._given = self._initial = self.files.value
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return what a port is made with."""
-        return grpc.dynamic_ssl_server_credentials(
-            self._initial, self._fetch, require_client_authentication=bool(self._client_ca)
-        )
+        """Return what one port is made with."""
+        given = initial = self.files.value
 
-    def _fetch(self) -> Any:  # None means that nothing has changed, which its types do not know
-        # By a thread of gRPC's core, before each handshake: no IO here.
-        newest = self.files.value
-        if newest is self._given:
-            return None
-        self._given = newest
-        return newest
+        def fetch() -> Any:  # None means that nothing has changed, which its types do not know
+            # By a thread of gRPC's core, before each handshake: no IO here.
+            nonlocal given
+            newest = self.files.value
+            if newest is given:
+                return None
+            given = newest
+            return newest
+
+        return grpc.dynamic_ssl_server_credentials(initial, fetch, require_client_authentication=bool(self._client_ca))
 
     def _load(self) -> grpc.ServerCertificateConfiguration:
         cert, key = Path(self._cert).read_bytes(), Path(self._key).read_bytes()

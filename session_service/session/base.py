@@ -25,6 +25,7 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
@@ -34,10 +35,12 @@ from .callbacks import Callback, Callbacks, Click
 from .commands import CommandBuffer
 from .context import Task, TaskHandle, current_task, get_current_session, get_current_task, get_current_task_id
 from .deferred import Deferred, DeferredCalls
-from .hooks import Hooks
+from .hooks import HOOKS_ID, Hooks
 from .info import SessionInfo
 from .mailbox import Event, Mail, Mailbox, Mailroom
 from .options import CloseReason, SessionOptions
+from .snapshot import CallbackSnapshot, SessionSnapshot, TaskSnapshot
+from .stopwatch import Stopwatch
 from .waiter import LoopWaiter, ThreadWaiter
 
 __all__ = ["AbstractSession", "Encode", "SessionHook"]
@@ -52,6 +55,10 @@ _COMMAND_KEYS = {"command", "spec", "task_id"}
 
 # How long a task of which only a child waited for events may take to notice the end by itself.
 CHILD_NOTICE = 0.1
+
+# Most sessions share these.
+NO_FAILURES: Mapping[str, int] = MappingProxyType({})
+NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class AbstractSession(abc.ABC):
@@ -68,11 +75,15 @@ class AbstractSession(abc.ABC):
         dropped: how many events were for a task that does not exist.
         abandoned: how many tasks had not unwound when the close grace was over.
         ended: everything has run, and ``on_session_close`` is due: no command will follow.
+        failures: how often code of the app has failed, by where: ``main``, ``task``, ``callback``, ``hook``,
+            ``deferred``.
     """
 
     _counts: ClassVar[Counter[type[AbstractSession]]] = Counter()
     _counts_lock: ClassVar[threading.Lock] = threading.Lock()
     _default_callback_runs: ClassVar[int]
+
+    _events_end: tuple[CloseReason, str] = CloseReason.CLIENT, ""  # why the session ends if the end of events does it
 
     get_current_session = staticmethod(get_current_session)
     get_current_task_id = staticmethod(get_current_task_id)
@@ -122,6 +133,7 @@ class AbstractSession(abc.ABC):
         self.dropped = 0
         self.abandoned = 0
         self.ended = False
+        self.failures: Mapping[str, int] = NO_FAILURES
 
         self._on_task_command = on_task_command
         self._on_session_close = on_session_close
@@ -214,13 +226,17 @@ class AbstractSession(abc.ABC):
             return self._drop(event, "is for no task of this session")
         return self._mailroom.put(task.mailbox, Mail({"event": name, "task_id": task_id, "data": data}, size))
 
-    def end_events(self) -> None:
+    def end_events(self, *, reason: CloseReason = CloseReason.CLIENT, message: str = "") -> None:
         """Tell the session that no more events will come (protocol E1). From any thread.
 
         Mailboxes are emptied as usual; then waiting raises `SessionClosedException`, and registered callbacks no longer
         keep the session open.
+
+        Args:
+            reason: why it will have ended if the app was still waiting for events; only the first call's counts.
+            message: for the client, and so is that.
         """
-        self._on_loop(self._end_events)
+        self._on_loop(self._end_events, reason, message)
 
     def get_task_commands(self, messages: int | None = None, size: int | None = None) -> list[Any]:
         """Take pending commands, in order, each once; also after `close`, so that the last ones get out.
@@ -238,6 +254,55 @@ class AbstractSession(abc.ABC):
     def pending_commands(self) -> int:
         """How many commands `get_task_commands` would return."""
         return len(self._commands)
+
+    @property
+    def event_stalls(self) -> int:
+        """How often the event window was full when an event came."""
+        return self._mailroom.stalls
+
+    def time_events(self, stopwatch: Stopwatch) -> None:
+        """Have it time how long events wait for their tasks; it may be stopped in any thread."""
+        self._mailroom.stopwatch = stopwatch
+
+    def snapshot(self, *, most: int, stacks: bool = False) -> SessionSnapshot:
+        """Return what it is doing; on the loop's thread.
+
+        Args:
+            most: how many tasks, and how many callbacks, to look at.
+            stacks: look also where the tasks are.
+        """
+        with self._lock:
+            tasks, callbacks = list(self._tasks.values()), list(self._registered.values())
+        events, event_bytes = self._mailroom.held
+        commands, command_bytes = self._commands.held
+        return SessionSnapshot(
+            tasks=tuple(
+                TaskSnapshot(
+                    id=task.id,
+                    name=task.name,
+                    waiting=bool(task.mailbox.waiters),
+                    pending=len(task.mailbox.events),
+                    stack=self._stack(task) if stacks and task.handle is not None else "",
+                )
+                for task in tasks[:most]
+            ),
+            task_count=len(tasks),
+            callbacks=tuple(
+                CallbackSnapshot(
+                    id=callback.id,
+                    name=_name(callback.func),
+                    runs=callback.runs,
+                    running=callback.active,
+                    waiting=len(callback.line),
+                )
+                for callback in callbacks[:most]
+            ),
+            callback_count=len(callbacks),
+            events=events,
+            event_bytes=event_bytes,
+            commands=commands,
+            command_bytes=command_bytes,
+        )
 
     def notify_attach(self, resumed: bool) -> None:
         """Tell the session that a client is attached; on the loop's thread."""
@@ -393,7 +458,9 @@ class AbstractSession(abc.ABC):
         """
         task = current_task.get() or self._main
         task.error_id = f"{self.id}-e{next(self._errors)}"
-        logger.exception("session %s: task %s failed, error %s", self.id, task.id, task.error_id)
+        logger.exception(
+            "session %s: task %s failed, error %s", self.id, task.id, task.error_id, extra={"error_id": task.error_id}
+        )
         spec = {"id": task.error_id, "message": "the app failed; the log of the server says more under this id"}
         if self.options.debug:
             spec["traceback"] = traceback.format_exc()
@@ -489,18 +556,26 @@ class AbstractSession(abc.ABC):
     def _click(self, click: Click, size: int) -> bool:
         if self._callbacks.needs_room(click.callback) and not self._mailroom.hold(size):
             return False
+        stopwatch = self._mailroom.stopwatch
+        if stopwatch is not None and stopwatch.item is None and not (click.callback.mutex and click.callback.active):
+            stopwatch.start(click)
         self._callbacks.click(click)
         return True
 
     def _start_run(self, click: Click) -> None:
         callback = click.callback
+        stopwatch = self._mailroom.stopwatch
+        if stopwatch is not None and stopwatch.item is click:
+            stopwatch.stop()
+        context = self._context.copy()
+        task = self._new_task(f"{callback.id}-{callback.runs}", context)
+        task.callback = callback
         try:
-            task = self._spawn(f"{callback.id}-{callback.runs}", callback.func, click.args, self._context.copy())
+            self._start_task(task, callback.func, click.args, context)
         except RuntimeError:  # no more threads
             logger.exception("session %s: a run of %s could not start", self.id, callback.id)
+            self._count_failure(callback.id)
             self._loop.call_soon(self._run_ended, callback)
-        else:
-            task.callback = callback
 
     def _run_ended(self, callback: Callback) -> None:
         started = self._callbacks.run_ended(callback)
@@ -513,7 +588,9 @@ class AbstractSession(abc.ABC):
         logger.debug("session %s: dropped an event for %.80r, which %s", self.id, name, why)
         return True
 
-    def _end_events(self) -> None:
+    def _end_events(self, reason: CloseReason, message: str) -> None:
+        if not self._events_ended:
+            self._events_end = reason, message
         with self._lock:
             self._events_ended = True
             tasks = list(self._tasks.values())
@@ -539,6 +616,7 @@ class AbstractSession(abc.ABC):
     def _start_task(
         self, task: Task, func: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context
     ) -> None:
+        task.name = _name(func)
         try:
             self._start(task, func, args, context)
         except BaseException:
@@ -552,7 +630,16 @@ class AbstractSession(abc.ABC):
             task.met_close = True
         elif not isinstance(error, asyncio.CancelledError) or (task is self._main and not self._closed):
             task.failed = True
+            self._count_failure(task.id)
             self.on_task_exception()
+
+    def _count_failure(self, task_id: str) -> None:
+        where = "hook" if task_id.startswith(HOOKS_ID) else task_id.partition("-")[0]
+        with self._lock:
+            self.failures = {**self.failures, where: self.failures.get(where, 0) + 1}
+
+    def _around(self, task: Task) -> AbstractContextManager[object]:
+        return NOTHING if self.options.around is None else self.options.around(task)
 
     def _cancel(self, task: Task) -> None:
         task.cancelled = True
@@ -589,7 +676,8 @@ class AbstractSession(abc.ABC):
         if self._closed:
             self._unwound.set()
         elif not self._registered or self._events_ended:
-            self.close(reason=CloseReason.CLIENT if self._main.met_close else CloseReason.COMPLETED)
+            reason, message = self._events_end
+            self.close(reason=reason if self._main.met_close else CloseReason.COMPLETED, message=message)
 
     def _begin_close(self) -> None:
         self._callbacks.stop()
@@ -625,6 +713,7 @@ class AbstractSession(abc.ABC):
                 await self._call_deferred(func, self._context.copy())
             except BaseException as error:  # user code: SystemExit is its failure, too
                 logger.error("session %s: deferred call %r failed", self.id, func, exc_info=error)
+                self._count_failure("deferred")
         self.ended = True
         self._count(-1)
         self._notify(self._on_session_close)
@@ -665,6 +754,10 @@ class AbstractSession(abc.ABC):
     def _count(self, change: int) -> None:
         with AbstractSession._counts_lock:
             AbstractSession._counts[type(self)] += change
+
+
+def _name(func: Callable[..., Any]) -> str:
+    return str(getattr(func, "__qualname__", None) or type(func).__qualname__)
 
 
 def is_coroutine_function(func: Callable[..., Any]) -> bool:

@@ -90,6 +90,12 @@ class CommandBuffer:
         return taken
 
     @property
+    def held(self) -> tuple[int, int]:
+        """How many commands there are, and their bytes."""
+        with self._lock:
+            return len(self._commands), self._size
+
+    @property
     def has_room(self) -> bool:
         """True where `wait_room` would let the caller go on."""
         return len(self._commands) < self._window.messages and self._size < self._window.size

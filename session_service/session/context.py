@@ -29,6 +29,7 @@ class Task:
         failed: an exception left it.
         error_id: names its failure in the log; None while there is none.
         met_close: it was left by a SessionClosedException after its events had ended.
+        name: the function that it runs, for people.
     """
 
     __slots__ = (
@@ -41,6 +42,7 @@ class Task:
         "id",
         "mailbox",
         "met_close",
+        "name",
         "session",
     )
 
@@ -55,6 +57,7 @@ class Task:
         self.failed = False
         self.error_id: str | None = None
         self.met_close = False
+        self.name = ""
 
 
 class TaskHandle:

@@ -53,15 +53,16 @@ class CoroutineSession(AbstractSession):
         self._on_loop(start)
 
     async def _run(self, task: Task, func: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        try:
-            result = func(*args)
-            if inspect.isawaitable(result):
-                await result
-        except asyncio.CancelledError as error:
-            self._failed(task, error)
-            raise
-        except BaseException as error:  # SystemExit would stop the loop, and with it every other session
-            self._failed(task, error)
+        with self._around(task):
+            try:
+                result = func(*args)
+                if inspect.isawaitable(result):
+                    await result
+            except asyncio.CancelledError as error:
+                self._failed(task, error)
+                raise
+            except BaseException as error:  # SystemExit would stop the loop, and with it every other session
+                self._failed(task, error)
 
     def _interrupt(self, task: Task) -> None:
         if task.handle is not None:

@@ -7,9 +7,12 @@ from typing import Any
 
 from .callbacks import Callback, Callbacks, Click
 
-__all__ = ["Hooks"]
+__all__ = ["HOOKS_ID", "Hooks"]
 
 Hook = Callable[..., Any]
+
+# What the ids of their tasks begin with; those of all others count from 1.
+HOOKS_ID = "task-0"
 
 # Calls that may wait behind a slow hook: far more than connections are lost while an honest one runs.
 MOST_WAITING = 100
@@ -24,7 +27,7 @@ class Hooks:
 
     def __init__(self, callbacks: Callbacks) -> None:
         self._callbacks = callbacks
-        self._callback = Callback("task-0", lambda hook, *args: hook(*args), serial=True, mutex=False)
+        self._callback = Callback(HOOKS_ID, lambda hook, *args: hook(*args), serial=True, mutex=False)
         self._on_attach: list[Hook] = []
         self._on_detach: list[Hook] = []
         self._attached: tuple[Any, ...] | None = None

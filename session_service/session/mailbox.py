@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..window import Window
+from .stopwatch import Stopwatch
 from .waiter import LoopWaiter, ThreadWaiter, Waiter
 
 __all__ = ["Event", "Mail", "Mailbox", "Mailroom"]
@@ -64,6 +65,8 @@ class Mailroom:
 
     Attributes:
         window: what they hold together at most.
+        stalls: how often they were full when something came.
+        stopwatch: times how long mail waits to be taken, and clicks to be run; None where nobody wants to know.
     """
 
     def __init__(self, window: Window, on_room: Callable[[], None]) -> None:
@@ -74,6 +77,8 @@ class Mailroom:
         self._held = 0
         self._held_size = 0
         self._room_wanted = False
+        self.stalls = 0
+        self.stopwatch: Stopwatch | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # the one of whoever waits on a loop: there is but one
 
     def hold(self, size: int) -> bool:
@@ -86,11 +91,19 @@ class Mailroom:
         with self._lock:
             self._release(len(sizes), sum(sizes))
 
+    @property
+    def held(self) -> tuple[int, int]:
+        """How much counts against the window: events, and their bytes."""
+        with self._lock:
+            return self._held, self._held_size
+
     def put(self, mailbox: Mailbox, mail: Mail) -> bool:
         """Deliver an event; return False where the window is full."""
         with self._lock:
             if not self._hold(mail.size):
                 return False
+            if self.stopwatch is not None and self.stopwatch.item is None:
+                self.stopwatch.start(mail)
             events, waiters = mailbox.events, mailbox.waiters
             events.append(mail)
             if len(events) <= len(waiters):
@@ -139,6 +152,8 @@ class Mailroom:
         with self._lock:
             left = len(mailbox.events)
             self._release(left, sum(size for _, size in mailbox.events))
+            if left and self.stopwatch is not None:
+                self.stopwatch.give_up()  # it may be among them
             mailbox.events.clear()
             mailbox.closed = mailbox.ended = True
             mailbox.wake()
@@ -148,9 +163,12 @@ class Mailroom:
         """Take what is due to the waiter at ``place`` in the line: one behind another may run first."""
         if place >= len(mailbox.events):
             return None
-        event, size = mailbox.events[place]
+        mail = mailbox.events[place]
         del mailbox.events[place]  # most often the first
+        event, size = mail
         self._release(1, size)
+        if self.stopwatch is not None and self.stopwatch.item is mail:
+            self.stopwatch.stop()
         return event
 
     def _take_in_turn(self, mailbox: Mailbox, waiter: Waiter) -> Event | None:
@@ -170,6 +188,7 @@ class Mailroom:
 
     def _hold(self, size: int) -> bool:
         if self._held and not self.window.fits(self._held, self._held_size, size):
+            self.stalls += not self._room_wanted
             self._room_wanted = True
             return False
         self._held += 1

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..window import Window
 from .principal import ANONYMOUS, Principal
+
+if TYPE_CHECKING:
+    from .context import Task
 
 __all__ = ["CloseReason", "SessionOptions"]
 
@@ -36,6 +42,7 @@ class SessionOptions:
         max_threads: a thread session starts no thread while the process has so many; 0 for no limit.
         debug: tell the client the traceback of a failure.
         principal: who opened the session.
+        around: what each task runs in, entered and left in the task, its failure being known by then; None for nothing.
     """
 
     command_window: Window = field(default_factory=Window)
@@ -46,3 +53,4 @@ class SessionOptions:
     max_threads: int = 0
     debug: bool = False
     principal: Principal = ANONYMOUS
+    around: Callable[[Task], AbstractContextManager[object]] | None = None

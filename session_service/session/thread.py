@@ -67,9 +67,11 @@ class ThreadSession(AbstractSession):
 
     def _run(self, task: Task, func: Callable[..., Any], args: tuple[Any, ...]) -> None:
         try:
-            func(*args)
-        except BaseException as error:  # nobody is above to catch it
-            self._failed(task, error)
+            with self._around(task):
+                try:
+                    func(*args)
+                except BaseException as error:  # nobody is above to catch it
+                    self._failed(task, error)
         finally:
             self._on_loop(self._task_ended, task)
 

@@ -49,6 +49,7 @@ async def test_a_server_that_drains_is_not(program: Program) -> None:
         "",
         f"session-service: {served.address} is not serving: NOT_SERVING\n",
     )
+    assert (await program.run("healthcheck", "--service", "live", served.address)).code == 0
 
 
 async def test_where_nobody_listens_nobody_serves(program: Program) -> None:

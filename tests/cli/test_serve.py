@@ -308,7 +308,8 @@ async def test_help_names_the_environment_variables(program: Program) -> None:
         *("TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "TOKEN_FILE", "JWT_KEYS", "JWT_ISSUER", "JWT_AUDIENCE"),
         *("MAX_SESSIONS", "MAX_PRINCIPAL_SESSIONS", "PRINCIPAL_OPEN_RATE", "PRINCIPAL_EVENT_RATE", "MAX_THREADS"),
         *("MAX_CONNECTION_STREAMS", "MAX_MESSAGE_BYTES", "EVENT_WINDOW", "COMMAND_WINDOW"),
-        *("SESSION_LIFETIME", "IDLE_TIMEOUT", "DEFERRED_TIMEOUT"),
+        *("METRICS_LISTEN", "ADMIN_LISTEN", "LOG_FORMAT", "SCHEDULER"),
+        *("SESSION_LIFETIME", "IDLE_TIMEOUT", "DEFERRED_TIMEOUT", "BLOCK_WARNING"),
     }
     assert ended.code == 0
     assert set(re.findall(r"SESSION_SERVICE_(\w+)", ended.stdout)) == names

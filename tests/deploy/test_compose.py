@@ -22,7 +22,7 @@ def test_it_fits_the_schema_of_compose() -> None:
 
 def test_prometheus_asks_the_service_where_it_has_its_metrics() -> None:
     (volume,) = SERVICES["prometheus"]["volumes"]
-    config = yaml.safe_load((ROOT / volume.split(":")[0]).read_text())
+    config = yaml.safe_load((ROOT / volume.split(":")[0] / "prometheus.yml").read_text())
     ((target,),) = (part["targets"] for job in config["scrape_configs"] for part in job["static_configs"])
     host, _, port = target.rpartition(":")
     assert SERVICES[host]["environment"]["SESSION_SERVICE_METRICS_LISTEN"] == f"0.0.0.0:{port}"

@@ -166,6 +166,7 @@ def in_use() -> int:
 def usage() -> Usage:
     """Return what this process holds."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    kept = [thing for thing in gc.get_objects() if isinstance(thing, ManagedSession)]
     return Usage(
         rss=int(status["VmRSS"].split()[0]) * 1024,
         peak=int(status["VmHWM"].split()[0]) * 1024,
@@ -176,7 +177,8 @@ def usage() -> Usage:
         fds=len(os.listdir("/proc/self/fd")),
         tasks=len(asyncio.all_tasks()),
         sessions=AbstractSession.active_session_count(),
-        kept=sum(isinstance(thing, ManagedSession) for thing in gc.get_objects()),
+        kept=len(kept),
+        requests=len(kept[0]._manager._requests),
     )
 
 
@@ -198,6 +200,7 @@ class Usage:
         tasks: of asyncio.
         sessions: those that have not ended.
         kept: all that are still in memory, ended or not.
+        requests: the request ids that are remembered, those of the last two minutes (A6).
     """
 
     rss: int
@@ -210,6 +213,7 @@ class Usage:
     tasks: int
     sessions: int
     kept: int
+    requests: int
 
 
 class Gauge:
@@ -587,6 +591,9 @@ ABUSES = (
 NOISE = 256 * 1024
 BYTES_PER_STREAM = 50
 
+# What a request id takes while it is remembered: a round ends with more or fewer of them, as fast as it was.
+BLOCKS_PER_REQUEST = 6
+
 # gRPC's core adds a thread to its pool when all are busy.
 GROWN_POOL = 4
 
@@ -625,7 +632,10 @@ class Soak:
                 end = await self._round_of_load()
                 if self._round > 1 and time.monotonic() - self._began > REQUEST_ID_MEMORY:
                     ends.append(end)
-                say(f"    that leaves {end.in_use / MIB:.2f} MiB in use, and {end.blocks} blocks of Python's")
+                say(
+                    f"    that leaves {end.rss / MIB:.1f} MiB, {end.in_use / MIB:.2f} of it in use by C, and"
+                    f" {end.blocks} blocks of Python's, with {end.requests} request ids"
+                )
         finally:
             drawing.cancel()
         echoes = self._other.latencies
@@ -690,8 +700,9 @@ def leaked(first: Usage, end: Usage, streams: int) -> list[str]:
     # grpc.aio itself loses some 100 bytes of a call that its client cancels (grpc/grpc#43360).
     if end.in_use - first.in_use > NOISE + BYTES_PER_STREAM * streams:
         leaks.append(f"memory: {(end.in_use - first.in_use) / streams:.0f} bytes a stream")
-    if end.blocks > first.blocks * 1.1:  # the request ids of the last two minutes are more or less
-        leaks.append(f"objects: {first.blocks} blocks have become {end.blocks}")
+    expected = first.blocks + BLOCKS_PER_REQUEST * (end.requests - first.requests)
+    if end.blocks > expected * 1.05:
+        leaks.append(f"objects: {first.blocks} blocks have become {end.blocks}, and {expected} were due")
     for name in ("threads", "fds", "tasks", "sessions", "kept"):
         before, after = getattr(first, name), getattr(end, name)
         if after > before:
