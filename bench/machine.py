@@ -76,5 +76,5 @@ def describe(bench_python: str) -> dict[str, object]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {**versions, "pywebio": pywebio, "aiohttp": aiohttp},
-        "environment": {name: text for name, text in os.environ.items() if name.startswith("GRPC_")},
+        "environment": {name: os.environ[name] for name in ("GRPC_EXPERIMENTS", "GRPC_TRACE") if name in os.environ},
     }
