@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Concatenate, ParamSpec, Protocol
 
 from .config import Config
 from .delivery import Inbox, Outbox
@@ -52,6 +52,7 @@ __all__ = ["App", "Drained", "ManagedSession", "Observer", "SessionManager", "St
 
 logger = logging.getLogger(__name__)
 
+P = ParamSpec("P")
 App = Callable[[], Any]
 
 # A principal, and the digest of the request id of an open.
@@ -248,7 +249,7 @@ class ManagedSession:
         if old is not None:
             takeover = TakenOver(by_same_client=bool(stream.client_id) and stream.client_id == old.client_id)
             old.fail(takeover)
-            self._manager.tell("detached", self, takeover)
+            self._manager.tell(Observer.detached, self, takeover)
         self.outbox.window = command_window
         self.outbox.resume(received)
         if self.ack_stopwatch is not None:
@@ -262,7 +263,7 @@ class ManagedSession:
         self.generation += 1
         if info is not None:
             self.session.info = info
-        self._manager.tell("attached", self)
+        self._manager.tell(Observer.attached, self)
         self.session.notify_attach(resumed=self.generation > 1)
 
     def detach(self, stream: Stream, error: ProtocolError | None = None) -> None:
@@ -270,7 +271,7 @@ class ManagedSession:
         if self.stream is not stream:
             return
         self.stream = None
-        self._manager.tell("detached", self, error)
+        self._manager.tell(Observer.detached, self, error)
         self.inbox.drop_waiting()
         self._end_requested = False
         if self.session.ended:
@@ -369,7 +370,7 @@ class ManagedSession:
 
     def _on_session_close(self, _: AbstractSession) -> None:
         self._stop_limits()
-        self._manager.tell("ended", self)
+        self._manager.tell(Observer.ended, self)
         self._manager.changed()
         if self.resumable:
             self._start_timer()
@@ -530,7 +531,7 @@ class SessionManager:
             raise SessionLimit(f"no thread for the session: {error}: try again later") from error
         quota.sessions += 1
         self._sessions[managed.session.id] = managed
-        self.tell("opened", managed)
+        self.tell(Observer.opened, managed)
         if request_id:
             self._requests[request] = app, managed.session.id
             managed.request = request
@@ -572,7 +573,7 @@ class SessionManager:
             return
         self._quotas.of(managed.principal).sessions -= 1
         managed.forget()
-        self.tell("forgotten", managed)
+        self.tell(Observer.forgotten, managed)
         if managed.request is not None:
             asyncio.get_running_loop().call_later(
                 max(REQUEST_ID_MEMORY, managed.resume_window),
@@ -582,14 +583,14 @@ class SessionManager:
             )
         self._changed.set()
 
-    def tell(self, what: str, *args: object) -> None:
-        """Call a method of all observers."""
+    def tell(self, method: Callable[Concatenate[Observer, P], None], *args: P.args, **_: P.kwargs) -> None:
+        """Call a method of `Observer` on all there are."""
         for observer in self.observers:
-            getattr(observer, what)(*args)
+            getattr(observer, method.__name__)(*args)
 
     def refused(self, error: ProtocolError) -> None:
         """Note that a call, or a stream, ends with this error."""
-        self.tell("refused", error)
+        self.tell(Observer.refused, error)
 
     def changed(self) -> None:
         """Note that a session has ended, or lost its stream; called by the session."""

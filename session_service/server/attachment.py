@@ -51,8 +51,6 @@ SILENT_INTERVALS = 3
 
 _FORMATS = {pb.PAYLOAD_FORMAT_JSON: payload.Format.JSON}
 
-_readers: set[asyncio.Task[None]] = set()
-
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
@@ -88,8 +86,18 @@ class Attachment:
         acks: AckTimer,
         principal: Principal,
         metadata: Mapping[str, str],
+        readers: set[asyncio.Task[None]],
     ) -> None:
-        """``metadata`` are the headers to read the session's information from where the request holds none."""
+        """Begin.
+
+        Args:
+            context: the call.
+            manager: of the sessions that it may want.
+            acks: the timer that streams share.
+            principal: who calls.
+            metadata: the headers to read the session's information from where the request holds none.
+            readers: holds the task that reads, which outlives `run` by a little.
+        """
         self._context = context
         self._manager = manager
         self._config: Config = manager.config
@@ -97,6 +105,7 @@ class Attachment:
         self._principal = principal
         self._rate = manager.event_rate(principal)
         self._metadata = metadata
+        self._readers = readers
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._managed: ManagedSession | None = None
@@ -127,8 +136,8 @@ class Attachment:
             self._timer.cancel()
             self._end()
             # It ends by itself, with the call. A read that is cancelled leaks some 100 bytes in grpc's core.
-            _readers.add(reader)
-            reader.add_done_callback(_readers.discard)
+            self._readers.add(reader)
+            reader.add_done_callback(self._readers.discard)
         return self._error
 
     # --- what the session and the manager say -------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 
 import grpc
@@ -34,6 +35,7 @@ class SessionService:
         self._authenticate = authenticate
         self._enter = enter
         self._acks = AckTimer()
+        self._readers: set[asyncio.Task[None]] = set()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a server is given.
@@ -58,7 +60,7 @@ class SessionService:
             principal = self._authenticate(metadata, peer_of(context))
             if self._enter is not None:
                 self._enter(metadata)
-            attachment = Attachment(context, self._manager, self._acks, principal, _headers(metadata))
+            attachment = Attachment(context, self._manager, self._acks, principal, _headers(metadata), self._readers)
             with ends_with_credentials(principal, attachment.fail):
                 error = await attachment.run()
             if error is not None:
