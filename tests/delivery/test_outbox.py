@@ -36,6 +36,21 @@ def test_a_batch_carries_the_sequence_of_its_first_element_d1() -> None:
     assert outbox.take(BATCH) == (3, [3])
 
 
+def test_several_elements_at_once_are_as_many_one_after_the_other_d1() -> None:
+    together, singly = outbox_of(1), outbox_of(1)
+    together.extend([(2, 10), (3, 5)])
+    for sequence, size in ((2, 10), (3, 5)):
+        singly.append(sequence, size)
+    for outbox in (together, singly):
+        assert (outbox.last, outbox.unacked_size, outbox.appended_size, outbox.room()) == (
+            3,
+            16,
+            16,
+            (1021, 2**20 - 16),
+        )
+        assert outbox.take(BATCH) == (1, [1, 2, 3])
+
+
 def test_sequences_survive_a_resume_and_are_never_used_again_d1() -> None:
     outbox = outbox_of(3)
     outbox.take(BATCH)
