@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -17,32 +16,33 @@ T = TypeVar("T")
 class Outbox(Generic[T]):
     """Numbers elements, keeps them until they are acknowledged, and gives out what the window lets go.
 
-    ::
+    One line, and three numbers that say how far along it things are::
 
-        append ──> _queue ──take──> _sent ──ack──> gone
-                     ^                │
-                     └─────resume─────┘
+        acknowledged, gone │ written, kept to be sent again │ waiting
+                         acked                             sent     last
+
+    `append` moves ``last`` on, `take` moves ``sent`` on, `ack` moves ``acked`` on, and `resume` moves ``sent`` back.
 
     Attributes:
         final: the last element ever has been appended.
         window: what the peer granted; a resume may change it.
         acked: every element up to this sequence has been acknowledged.
         sent: the last sequence that was written on the current stream, or that the peer of it said it had.
+        unacked_size: the bytes of what was appended and not yet acknowledged.
         appended_size: the bytes of all that has been appended.
         replayed: how many elements streams left unacknowledged, to be sent again on the next.
     """
 
     __slots__ = (
+        "_elements",
         "_highest",
-        "_queue",
-        "_queue_size",
-        "_sent",
         "_sent_size",
         "acked",
         "appended_size",
         "final",
         "replayed",
         "sent",
+        "unacked_size",
         "window",
     )
 
@@ -51,60 +51,51 @@ class Outbox(Generic[T]):
         self.window = window
         self.acked = acked
         self.sent = acked
+        self.unacked_size = 0
         self.appended_size = 0
         self.replayed = 0
-        self._highest = acked  # of all streams: no peer can have received more
-        self._sent: deque[tuple[T, int]] = deque()
-        self._sent_size = 0
-        self._queue: deque[tuple[T, int]] = deque()
-        self._queue_size = 0
         self.final = False
+        self._highest = acked  # of all streams: no peer can have received more
+        self._elements: list[tuple[T, int]] = []  # from ``acked + 1`` to ``last``
+        self._sent_size = 0  # of those up to ``sent``
 
     @property
     def last(self) -> int:
-        """The sequence of the newest element, 0 before the first."""
-        return self.sent + len(self._queue)
+        """The sequence of the newest element, 0 before the first. Another thread may read less, never more."""
+        return self.acked + len(self._elements)
 
     @property
     def waiting(self) -> bool:
         """True when something has not been written on the current stream."""
-        return bool(self._queue)
-
-    @property
-    def unacked_size(self) -> int:
-        """The bytes of what was appended and not yet acknowledged."""
-        return self._sent_size + self._queue_size
+        return self.sent - self.acked < len(self._elements)
 
     @property
     def empty(self) -> bool:
         """True when everything appended has been acknowledged."""
-        return not self._sent and not self._queue
+        return not self._elements
 
     @property
     def finished(self) -> bool:
         """True when the final element was appended and everything has been written on the current stream."""
-        return self.final and not self._queue
+        return self.final and not self.waiting
 
     def room(self) -> tuple[int, int]:
         """Return how many elements, and how many bytes, may still be appended; nothing where either is below 1."""
-        return (
-            self.window.messages - len(self._sent) - len(self._queue),
-            self.window.size - self._sent_size - self._queue_size,
-        )
+        return self.window.messages - len(self._elements), self.window.size - self.unacked_size
 
     def append(self, item: T, size: int) -> int:
         """Add an element of ``size`` bytes and return its sequence."""
-        self._queue.append((item, size))
-        self._queue_size += size
+        self._elements.append((item, size))
+        self.unacked_size += size
         self.appended_size += size
-        return self.sent + len(self._queue)
+        return self.acked + len(self._elements)
 
     def extend(self, items: Sequence[tuple[T, int]]) -> None:
         """Add several elements, each with its size."""
-        self._queue.extend(items)
-        for _, size in items:
-            self._queue_size += size
-            self.appended_size += size
+        self._elements += items
+        size = sum([size for _, size in items])
+        self.unacked_size += size
+        self.appended_size += size
 
     def append_final(self, item: T, size: int) -> int:
         """Add the last element ever and return its sequence. It needs no window (D6), only its turn."""
@@ -120,26 +111,24 @@ class Outbox(Generic[T]):
         Returns:
             The sequence of the first element, and the elements: none when the window, or the outbox, has no more.
         """
+        elements, fits = self._elements, self.window.fits
+        start = end = self.sent - self.acked
+        count = len(elements)
+        written, most = self._sent_size, self._sent_size + size
+        while end < count:
+            extra = elements[end][1]
+            if not fits(end, written, extra) and not (self.final and end + 1 == count):
+                break
+            if written + extra > most and end > start:
+                break
+            written += extra
+            end += 1
         first = self.sent + 1
-        batch: list[T] = []
-        queue, sent = self._queue, self._sent
-        while queue:
-            item, extra = queue[0]
-            exempt = not sent or (self.final and len(queue) == 1)
-            if not exempt and not self.window.fits(len(sent), self._sent_size, extra):
-                break
-            if batch and extra > size:
-                break
-            size -= extra
-            batch.append(item)
-            sent.append(queue.popleft())
-            self._sent_size += extra
-            self._queue_size -= extra
-        if batch:
-            self.sent += len(batch)
-            if self.sent > self._highest:
-                self._highest = self.sent
-        return first, batch
+        self.sent += end - start
+        self._sent_size = written
+        if self.sent > self._highest:
+            self._highest = self.sent
+        return first, [item for item, _ in elements[start:end]]
 
     def ack(self, sequence: int) -> bool:
         """Forget everything up to ``sequence``, which the peer will never need again.
@@ -152,20 +141,21 @@ class Outbox(Generic[T]):
         """
         if sequence > self.sent:
             raise ProtocolViolation(f"ack {sequence} is beyond what was sent ({self.sent})", sent=self.sent)
-        if sequence <= self.acked:
+        count = sequence - self.acked
+        if count <= 0:
             return False
-        for _ in range(sequence - self.acked):
-            _, size = self._sent.popleft()
-            self._sent_size -= size
+        size = sum([size for _, size in self._elements[:count]])
+        del self._elements[:count]  # first, for `last`
         self.acked = sequence
+        self._sent_size -= size
+        self.unacked_size -= size
         return True
 
     def drop(self) -> None:
         """Let go of everything, as if it had been acknowledged: only the numbers stay."""
         last = self.last
-        self._sent.clear()
-        self._queue.clear()
-        self._sent_size = self._queue_size = 0
+        self._elements.clear()
+        self._sent_size = self.unacked_size = 0
         self.acked = self.sent = self._highest = last
 
     def check_resume(self, received: int) -> None:
@@ -185,15 +175,5 @@ class Outbox(Generic[T]):
         """
         self.check_resume(received)
         self.replayed += max(0, self.sent - received)
-        while self.sent > received:
-            self.sent -= 1  # first, for `last` is also read from other threads: it may seem less, never more
-            item, size = self._sent.pop()
-            self._queue.appendleft((item, size))
-            self._sent_size -= size
-            self._queue_size += size
-        while self.sent < received:  # the stream before this one resumed from below what its peer already had
-            item, size = self._queue.popleft()
-            self._sent.append((item, size))
-            self._sent_size += size
-            self._queue_size -= size
-            self.sent += 1
+        self.sent = received  # may be on as well: the stream before this one resumed from below what its peer had
+        self._sent_size = sum([size for _, size in self._elements[: received - self.acked]])

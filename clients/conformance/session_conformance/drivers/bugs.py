@@ -119,8 +119,10 @@ def numbers_anew() -> None:
     def make(original: Any) -> Any:
         def resume(self: Outbox[Any], received: int) -> None:
             original(self, received)
-            self.sent += len(self._queue)
-            self._highest = self.sent + len(self._queue)
+            again = self.last - self.sent
+            self.acked += again
+            self.sent += again
+            self._highest = self.last
 
         return resume
 

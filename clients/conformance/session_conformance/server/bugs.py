@@ -149,10 +149,10 @@ def loses_closed() -> None:
     resume = Outbox.resume
 
     def forgetful(outbox: Outbox[Any], received: int) -> None:
-        closed = outbox.final and not outbox._queue
+        closed = outbox.finished
         resume(outbox, received)
-        if closed and outbox._queue:
-            outbox._queue.pop()
+        if closed and outbox.waiting:
+            outbox._elements.pop()
 
     _replace(Outbox, "resume", forgetful)
 
