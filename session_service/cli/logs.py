@@ -7,6 +7,7 @@ payload but for what an app logs itself, or raises.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import sys
@@ -40,18 +41,27 @@ class TextFormatter(logging.Formatter):
     """For people: what is known beside the message follows it in brackets, and a traceback on lines of its own."""
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        super().__init__()
         self.sessions: Sessions | None = None
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """Return all but the traceback."""
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and what follows it."""
+        message = record.getMessage()
         fields = _fields(record, self.sessions)
         if _is_about_session(record):
             del fields["session_id"]  # the message begins with it
-        if fields.get("error_id", "") and str(fields["error_id"]) in record.message:
+        if fields.get("error_id", "") and str(fields["error_id"]) in message:
             del fields["error_id"]
-        known = " ".join(f"{name}={_quoted(value)}" for name, value in fields.items())
-        return f"{super().formatMessage(record)} [{known}]" if known else super().formatMessage(record)
+        known = " ".join([f"{name}={_quoted(value)}" for name, value in fields.items()])
+        when = f"{_local_second(int(record.created))},{int(record.msecs):03}"
+        text = f"{when} {record.levelname} {record.name}: {message}"
+        if known:
+            text = f"{text} [{known}]"
+        if record.exc_info:
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        if record.stack_info:
+            text = f"{text}\n{self.formatStack(record.stack_info)}"
+        return text
 
 
 class JsonFormatter(logging.Formatter):
@@ -63,9 +73,8 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the object."""
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         entry: Fields = {
-            "time": f"{seconds}.{int(record.msecs):03}Z",
+            "time": f"{_second(int(record.created))}.{int(record.msecs):03}Z",
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
@@ -85,21 +94,21 @@ class SessionLog(Observer):
     """Logs when sessions start, lose their streams, are resumed and end."""
 
     def opened(self, managed: ManagedSession) -> None:  # noqa: D102
-        logger.info("session %s: opened", managed.session.id)
+        _log("session %s: opened", managed.session.id)
 
     def attached(self, managed: ManagedSession) -> None:  # noqa: D102
         if managed.generation > 1:
-            logger.info("session %s: resumed", managed.session.id)
+            _log("session %s: resumed", managed.session.id)
 
     def detached(self, managed: ManagedSession, error: ProtocolError | None) -> None:  # noqa: D102
         if not managed.session.closed():
             # Not what the error says: it may quote what the client has sent.
             reason = f", by {type(error).__name__}" if error is not None else ""
-            logger.info("session %s: detached%s", managed.session.id, reason)
+            _log("session %s: detached%s", managed.session.id, reason)
 
     def ended(self, managed: ManagedSession) -> None:  # noqa: D102
         reason = managed.session.close_reason
-        logger.info("session %s: ended, %s", managed.session.id, reason.name if reason is not None else "")
+        _log("session %s: ended, %s", managed.session.id, reason.name if reason is not None else "")
 
 
 def configure(*, as_json: bool, debug: bool) -> Formatter:
@@ -116,10 +125,28 @@ def configure(*, as_json: bool, debug: bool) -> Formatter:
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     root.addHandler(handler)
     logging.captureWarnings(True)
+    # Asked of the kernel for each record, and in none of the formats.
+    logging.logProcesses = logging.logMultiprocessing = False
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
     sys.unraisablehook = _log_unraisable
     return formatter
+
+
+@functools.lru_cache(maxsize=1)
+def _local_second(second: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+
+
+@functools.lru_cache(maxsize=1)
+def _second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+def _log(text: str, *args: object) -> None:
+    # Not by `logger.info`: it would look through the stack for what is known, and half of a record's cost is that.
+    if logger.isEnabledFor(logging.INFO):
+        logger.handle(logging.LogRecord(logger.name, logging.INFO, __file__, 0, text, args, None))
 
 
 def _is_about_session(record: logging.LogRecord) -> bool:
