@@ -238,8 +238,8 @@ async def test_what_waits_behind_a_slow_hook_is_bounded_and_ends_with_the_presen
         calls.append("detached")
 
     async def app(session: AbstractSession) -> None:
+        session.on_detach(kind.function(detached))  # first, for the test goes on in the other
         session.on_attach(kind.function(attached))
-        session.on_detach(kind.function(detached))
         await kind.next_event(session)
 
     calls: list[str] = []
