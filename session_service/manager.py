@@ -12,6 +12,7 @@ import functools
 import hashlib
 import logging
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -78,6 +79,10 @@ IDLE_LOOKS = 4
 # attached clients to take the rest.
 ENDING_TIME = 15.5
 DELIVERY_TIME = 3.0
+
+
+def _kind(app: App) -> type[AbstractSession]:
+    return CoroutineSession if is_coroutine_function(app) else ThreadSession
 
 
 class Stream(Protocol):
@@ -161,10 +166,34 @@ class ManagedSession:
         ack_stopwatch: times how long commands take to be acknowledged; None where nobody wants to know.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_end_requested",
+        "_idle",
+        "_lifetime",
+        "_loop",
+        "_manager",
+        "_timer",
+        "ack_stopwatch",
+        "app",
+        "command_stalls",
+        "generation",
+        "inbox",
+        "outbox",
+        "principal",
+        "request",
+        "resumable",
+        "resume_window",
+        "session",
+        "stream",
+        "token",
+    )
+
     def __init__(
         self,
         manager: SessionManager,
         target: App,
+        kind: type[AbstractSession],
         *,
         app: str,
         principal: Principal,
@@ -179,6 +208,8 @@ class ManagedSession:
         self._manager = manager
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._lifetime: asyncio.TimerHandle | None = None
+        self._idle: asyncio.TimerHandle | None = None
         self._end_requested = False
         self.token = secrets.token_urlsafe(24) if resumable else ""
         self.app = app
@@ -192,7 +223,6 @@ class ManagedSession:
         self.ack_stopwatch: Stopwatch | None = None
         self.inbox: Inbox[Event] = Inbox(config.event_window)
         self.outbox: Outbox[bytes] = Outbox(command_window)
-        kind = CoroutineSession if is_coroutine_function(target) else ThreadSession
         self.session: AbstractSession = kind(
             target,
             info,
@@ -202,20 +232,12 @@ class ManagedSession:
             params=params,
             session_id=secrets.token_hex(8),
             encode=command_encoder(command_format, config.max_message_bytes - MESSAGE_OVERHEAD),
-            # What a session buffers is not its client's choice: an app that need not drain yet would fail for it.
-            options=SessionOptions(
-                command_window=config.command_window,
-                event_window=config.event_window,
-                deferred_timeout=config.deferred_timeout,
-                max_threads=config.max_threads,
-                debug=config.debug,
-                principal=principal,
-                around=functools.partial(manager.around, self) if manager.around is not None else None,
-            ),
+            options=manager.session_options,
+            principal=principal,
+            around=functools.partial(manager.around, self) if manager.around is not None else None,
         )
-        self._limits: dict[str, asyncio.TimerHandle] = {}
         if (lifetime := config.session_lifetime) > 0:
-            self._limits["lifetime"] = self._loop.call_later(
+            self._lifetime = self._loop.call_later(
                 lifetime, self._expire, f"the session has had its lifetime of {lifetime:g} s"
             )
         if config.idle_timeout > 0:
@@ -407,9 +429,7 @@ class ManagedSession:
         if looks == IDLE_LOOKS:
             self._expire(f"the session has been idle for {timeout:g} s")
         else:
-            self._limits["idle"] = self._loop.call_later(
-                timeout / IDLE_LOOKS, self._watch_idle, timeout, progress, looks
-            )
+            self._idle = self._loop.call_later(timeout / IDLE_LOOKS, self._watch_idle, timeout, progress, looks)
 
     def _expire(self, message: str) -> None:
         logger.info("session %s: closed, for %s", self.session.id, message)
@@ -417,8 +437,10 @@ class ManagedSession:
         self.session.close(reason=CloseReason.EXPIRED, message=message)
 
     def _stop_limits(self) -> None:
-        while self._limits:
-            self._limits.popitem()[1].cancel()
+        for timer in (self._lifetime, self._idle):
+            if timer is not None:
+                timer.cancel()
+        self._lifetime = self._idle = None
 
     @property
     def undelivered(self) -> int:
@@ -432,17 +454,29 @@ class SessionManager:
     Attributes:
         config: the limits.
         observers: who is told.
-        around: what the tasks of sessions run in, see `SessionOptions`.
+        session_options: the limits of each session.
+        around: what the tasks of sessions run in, see `AbstractSession`.
     """
 
     def __init__(self, apps: Mapping[str, App], config: Config | None = None) -> None:
         self.config = config or Config()
         self.observers: list[Observer] = []
+        # What a session buffers is not its client's choice: an app that need not drain yet would fail for it.
+        self.session_options = SessionOptions(
+            command_window=self.config.command_window,
+            event_window=self.config.event_window,
+            deferred_timeout=self.config.deferred_timeout,
+            max_threads=self.config.max_threads,
+            debug=self.config.debug,
+        )
         self.around: Callable[[ManagedSession, Task], AbstractContextManager[object]] | None = None
-        self._apps = dict(apps)
+        self._apps = {name: (app, _kind(app)) for name, app in apps.items()}
         self._sessions: dict[str, ManagedSession] = {}
         # The app and the session's id, which may be gone.
         self._requests: dict[Request, tuple[str, str]] = {}
+        # Those whose sessions are gone, with when they are forgotten, in that order.
+        self._past_requests: deque[tuple[float, Request]] = deque()
+        self._request_memory = max(REQUEST_ID_MEMORY, self.config.resume_window)
         self._quotas = Quotas(self.config, lambda: asyncio.get_running_loop().time())
         self._drained_at: float | None = None
         self._hurried = False
@@ -505,8 +539,8 @@ class SessionManager:
             known = self._requests.get(request)
             if known is not None:
                 return self._repeated(app, principal, *known)
-        target = self._apps.get(app)
-        if target is None:
+        target, kind = self._apps.get(app, (None, None))
+        if target is None or kind is None:
             raise AppNotFound(f"no app {app[:100]!r} here: there are {', '.join(sorted(self._apps)) or 'none'}")
         if self._drained_at is not None:
             raise Draining("the server is shutting down and opens no session: try another, or again later")
@@ -518,6 +552,7 @@ class SessionManager:
             managed = ManagedSession(
                 self,
                 target,
+                kind,
                 app=app,
                 principal=principal,
                 info=info,
@@ -575,13 +610,18 @@ class SessionManager:
         managed.forget()
         self.tell(Observer.forgotten, managed)
         if managed.request is not None:
-            asyncio.get_running_loop().call_later(
-                max(REQUEST_ID_MEMORY, managed.resume_window),
-                self._requests.pop,
-                managed.request,
-                None,
-            )
+            if not self._past_requests:
+                asyncio.get_running_loop().call_later(self._request_memory, self._forget_requests)
+            self._past_requests.append((asyncio.get_running_loop().time() + self._request_memory, managed.request))
         self._changed.set()
+
+    def _forget_requests(self) -> None:
+        """Forget those whose time is over: one timer for all, since there may be many."""
+        loop = asyncio.get_running_loop()
+        while self._past_requests and self._past_requests[0][0] <= loop.time():
+            self._requests.pop(self._past_requests.popleft()[1], None)
+        if self._past_requests:
+            loop.call_at(self._past_requests[0][0], self._forget_requests)
 
     def tell(self, method: Callable[Concatenate[Observer, P], None], *args: P.args, **_: P.kwargs) -> None:
         """Call a method of `Observer` on all there are."""

@@ -46,7 +46,7 @@ class Inbox(Generic[T]):
         self._heard = taken
         self._repeat = False
         self._unacked_size = 0
-        self._waiting: deque[tuple[T, int]] = deque()
+        self._waiting: deque[tuple[T, int]] | tuple[()] = ()  # an empty deque takes 760 bytes
         self._waiting_size = 0
 
     @property
@@ -98,13 +98,19 @@ class Inbox(Generic[T]):
                 f"more than {self.window.messages} events or {self.window.size} bytes are unacknowledged:"
                 " wait for acknowledgements"
             )
+        if not self._waiting:
+            self._waiting = deque()
         self._waiting.append((item, size))
         self._waiting_size += size
         self._heard = self.taken + len(self._waiting)
 
     def take(self) -> None:
         """Count the head as taken over: from now on it is acknowledged."""
+        if not self._waiting:
+            raise IndexError("nothing waits")
         _, size = self._waiting.popleft()
+        if not self._waiting:
+            self._waiting = ()
         self._waiting_size -= size
         self._unacked_size += size
         self.taken += 1
@@ -112,7 +118,7 @@ class Inbox(Generic[T]):
 
     def drop_waiting(self) -> None:
         """Forget what was received and not taken over; it stays unacknowledged, so the peer still has it (D1a)."""
-        self._waiting.clear()
+        self._waiting = ()
         self._waiting_size = 0
 
     def restart_acks(self, heard: int, told: int) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import grpc
 from google.protobuf import duration_pb2
@@ -49,6 +49,8 @@ ACK_DELAY = 0.02
 # Intervals of silence after which a stream counts as broken (F3).
 SILENT_INTERVALS = 3
 
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
 _FORMATS = {pb.PAYLOAD_FORMAT_JSON: payload.Format.JSON}
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -77,7 +79,37 @@ class Attachment:
 
     Attributes:
         client_id: what the client calls itself, to tell its own late streams from another client's (A3).
+        principal: who calls.
     """
+
+    __slots__ = (
+        "_ack_now",
+        "_acks",
+        "_close_seen",
+        "_config",
+        "_context",
+        "_controls",
+        "_error",
+        "_heartbeat",
+        "_loop",
+        "_managed",
+        "_manager",
+        "_metadata",
+        "_more",
+        "_over",
+        "_rate",
+        "_read_all",
+        "_readers",
+        "_received_at",
+        "_room",
+        "_sent_at",
+        "_sleep",
+        "_starved",
+        "_timer",
+        "_woken",
+        "client_id",
+        "principal",
+    )
 
     def __init__(
         self,
@@ -102,18 +134,18 @@ class Attachment:
         self._manager = manager
         self._config: Config = manager.config
         self._acks = acks
-        self._principal = principal
+        self.principal = principal
         self._rate = manager.event_rate(principal)
         self._metadata = metadata
         self._readers = readers
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._managed: ManagedSession | None = None
-        self._controls: deque[pb.AttachResponse] = deque()
+        self._controls: tuple[pb.AttachResponse, ...] = ()
         self._woken = False  # something has happened since the writer last looked
         self._sleep: asyncio.Future[None] = self._loop.create_future()
         self._more = False  # the message that is being written leaves something to write
-        self._inbox_room = asyncio.Event()
+        self._room: asyncio.Future[None] | None = None  # the reader waits to go on
         self._sent_at = self._received_at = self._loop.time()
         self._ack_now = False
         self._heartbeat = False
@@ -129,7 +161,23 @@ class Attachment:
         reader = self._loop.create_task(self._read())
         self._timer = self._loop.call_later(self._config.first_request_timeout, self._on_first_request_timeout)
         try:
-            await self._write()
+            while not self._over:
+                self._woken = False
+                message = self._next_message()
+                managed = self._managed
+                if message is not None:
+                    await self._context.write(message)
+                    message = None  # an idle stream holds nothing
+                    self._sent_at = self._loop.time()
+                    if managed is not None and not managed.resumable:
+                        managed.ack(managed.outbox.sent)  # nobody acknowledges a plain session but HTTP/2 (P4)
+                    if self._more:
+                        continue
+                elif managed is not None and managed.session.ended and (self._read_all or not managed.resumable):
+                    self._end()  # all is written, or no ack will come to make room for the rest (A1)
+                if not self._woken:
+                    self._sleep = self._loop.create_future()
+                    await self._sleep
         except grpc.aio.BaseError:
             logger.debug("a stream broke while it was written to", exc_info=True)
         finally:
@@ -154,7 +202,7 @@ class Attachment:
         if managed is None:
             return
         if not managed.resumable:
-            self._inbox_room.set()
+            self._wake_reader()
         elif managed.inbox.ack_due:
             self.wake_ack()
         elif managed.inbox.ack_pending:
@@ -188,14 +236,14 @@ class Attachment:
 
     def announce_draining(self, grace: float) -> None:
         """Tell the client that the server shuts down."""
-        self._controls.append(pb.AttachResponse(draining=pb.Draining(grace=_duration(grace))))
+        self._controls += (pb.AttachResponse(draining=pb.Draining(grace=_duration(grace))),)
         self.wake()
 
     def _end(self) -> None:
         self._over = True
         self._detach()
         self.wake()
-        self._inbox_room.set()
+        self._wake_reader()
 
     def _detach(self) -> None:
         managed, self._managed = self._managed, None
@@ -204,32 +252,13 @@ class Attachment:
 
     # --- the writer ---------------------------------------------------------------------------------------------------
 
-    async def _write(self) -> None:
-        while not self._over:
-            self._woken = False
-            message = self._next_message()
-            managed = self._managed
-            if message is not None:
-                await self._context.write(message)
-                message = None  # an idle stream holds nothing
-                self._sent_at = self._loop.time()
-                if managed is not None and not managed.resumable:
-                    managed.ack(managed.outbox.sent)  # nobody acknowledges a plain session but HTTP/2 (P4)
-                if self._more:
-                    continue
-            elif managed is not None and managed.session.ended and (self._read_all or not managed.resumable):
-                self._end()  # all is written, or no ack will come to make room for the rest (A1)
-            if not self._woken:
-                self._sleep = self._loop.create_future()
-                await self._sleep
-
     def _next_message(self) -> bytes | None:
         """Return the next message, None when nothing is due. One control part a message: they share a oneof."""
         managed = self._managed
         if managed is None:
             return None
         if self._controls:
-            response = self._controls.popleft()
+            response, self._controls = self._controls[0], self._controls[1:]
             self._more = True
             self._add_ack(managed, response)
             return response.SerializeToString()
@@ -273,8 +302,7 @@ class Attachment:
                 del data  # an idle stream holds nothing
                 # HTTP/2 holds a plain client back (P4). A resumable one knows its window, and the reader never waits.
                 while (managed := self._managed) and not managed.resumable and not managed.inbox.has_room:
-                    self._inbox_room.clear()
-                    await self._inbox_room.wait()
+                    await self._wait_room()
                 if self._over:
                     return
             if not self._over:
@@ -289,6 +317,14 @@ class Attachment:
         except Exception as error:
             self.fail(as_fault(error))
 
+    async def _wait_room(self) -> None:
+        self._room = self._loop.create_future()
+        await self._room
+
+    def _wake_reader(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
     async def _wait_rate(self, rate: Rate, size: int) -> bool:
         """Wait until the principal may send so many bytes; return False if the stream has ended before."""
         delay = rate.take(size)
@@ -296,12 +332,10 @@ class Attachment:
             self._received_at = self._loop.time() + delay  # it is not the client who is silent (F3)
             if self._managed is None and self._timer is not None:
                 self._timer.cancel()  # the first request is here (F1)
-            self._inbox_room.clear()
             try:
                 async with asyncio.timeout(delay):
                     while not self._over:
-                        await self._inbox_room.wait()
-                        self._inbox_room.clear()
+                        await self._wait_room()
                 rate.give_back(size)
             except TimeoutError:
                 pass
@@ -340,7 +374,7 @@ class Attachment:
         window = self._command_window(request.command_window)
         managed = self._manager.open(
             request.app,
-            principal=self._principal,
+            principal=self.principal,
             info=get_session_info_from_headers(request.headers or self._metadata, self._context.peer()),
             params=params,
             resumable=request.resumable,
@@ -360,7 +394,7 @@ class Attachment:
         )
 
     def _on_resume(self, request: pb.Resume) -> None:
-        managed = self._manager.find(request.session_id, request.resume_token, self._principal)
+        managed = self._manager.find(request.session_id, request.resume_token, self.principal)
         window = self._command_window(request.command_window)
         info = managed.session.info.updated(request.headers, self._context.peer())
         self._attach(managed, request.client_id, received=request.received, window=window, info=info)
@@ -368,7 +402,7 @@ class Attachment:
         self._answer(pb.AttachResponse(resumed=resumed))
 
     def _answer(self, response: pb.AttachResponse) -> None:
-        self._controls.append(response)
+        self._controls += (response,)
         if (grace := self._manager.grace_left) is not None:
             self.announce_draining(grace)
 
@@ -388,6 +422,7 @@ class Attachment:
             error.details.setdefault("received", str(managed.inbox.taken))
             raise
         self._managed = managed
+        self._metadata = NO_HEADERS
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(self._config.heartbeat_interval, self._on_heartbeat_timer)

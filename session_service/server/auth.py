@@ -7,9 +7,8 @@ authenticators come with the package: `TokenFile`, `JsonWebTokens`, and `certifi
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -127,27 +126,30 @@ def peer_of(context: grpc.aio.ServicerContext[Any, Any]) -> Peer:
     )
 
 
-@contextlib.contextmanager
-def ends_with_credentials(principal: Principal, fail: Callable[[ProtocolError], None]) -> Iterator[None]:
-    """Call ``fail`` within the block when the credentials of ``principal`` expire."""
-    expires_at = principal.expires_at
-    if expires_at is None:
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    timers: list[asyncio.TimerHandle] = []
+class ends_with_credentials:
+    """Calls ``fail`` within the block when the credentials of ``principal`` expire."""
 
-    def look() -> None:
-        timers.clear()
+    __slots__ = ("_expires_at", "_fail", "_timer")
+
+    def __init__(self, principal: Principal, fail: Callable[[ProtocolError], None]) -> None:
+        self._expires_at = principal.expires_at
+        self._fail = fail
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        """Begin to look."""
+        if self._expires_at is not None:
+            self._look(self._expires_at)
+
+    def __exit__(self, *_: object) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self, expires_at: float) -> None:
         left = expires_at - time.time()
         if left <= 0:
-            fail(Unauthenticated("the credentials have expired: attach again with fresh ones"))
+            self._fail(Unauthenticated("the credentials have expired: attach again with fresh ones"))
         else:
-            timers.append(loop.call_later(min(left, LONGEST_SLEEP), look))
-
-    look()
-    try:
-        yield
-    finally:
-        for timer in timers:
-            timer.cancel()
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(min(left, LONGEST_SLEEP), self._look, expires_at)

@@ -56,16 +56,19 @@ class SessionService:
         # F0: it commits the call, so that no client library's retry policy replays its first messages.
         await context.send_initial_metadata(())
         async with statuses(context, self._manager.refused):
-            metadata = metadata_of(context)
-            principal = self._authenticate(metadata, peer_of(context))
-            if self._enter is not None:
-                self._enter(metadata)
-            attachment = Attachment(context, self._manager, self._acks, principal, _headers(metadata), self._readers)
-            with ends_with_credentials(principal, attachment.fail):
+            attachment = self._begin(context)
+            with ends_with_credentials(attachment.principal, attachment.fail):
                 error = await attachment.run()
             if error is not None:
                 self._manager.refused(error)
                 await context.abort_with_status(to_status(error))
+
+    def _begin(self, context: Context) -> Attachment:
+        metadata = metadata_of(context)
+        principal = self._authenticate(metadata, peer_of(context))
+        if self._enter is not None:
+            self._enter(metadata)
+        return Attachment(context, self._manager, self._acks, principal, _headers(metadata), self._readers)
 
     async def parse_session_info(self, data: bytes, context: Context) -> bytes:
         """Tell what headers say about a client: those of the request, else those of the call."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import grpc
@@ -95,19 +95,26 @@ def as_fault(error: Exception) -> errors.InternalFault:
     return fault
 
 
-@contextlib.asynccontextmanager
-async def statuses(
-    context: grpc.aio.ServicerContext[Any, Any], refused: Callable[[errors.ProtocolError], object]
-) -> AsyncIterator[None]:
-    """End a call with the status that belongs to what leaves the block, and tell ``refused``."""
-    try:
-        yield
-    except grpc.aio.BaseError:  # the call is over
-        raise
-    except errors.ProtocolError as error:
-        refused(error)
-        await context.abort_with_status(to_status(error))
-    except Exception as error:
-        fault = as_fault(error)
-        refused(fault)
-        await context.abort_with_status(to_status(fault))
+class statuses:
+    """Ends a call with the status that belongs to what leaves the block, and tells ``refused``."""
+
+    __slots__ = ("_context", "_refused")
+
+    def __init__(
+        self, context: grpc.aio.ServicerContext[Any, Any], refused: Callable[[errors.ProtocolError], object]
+    ) -> None:
+        self._context = context
+        self._refused = refused
+
+    async def __aenter__(self) -> None:
+        """Do nothing."""
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Judge what has left the block; raise `grpc.aio.AbortError` where it has ended the call."""
+        if not isinstance(error, Exception) or isinstance(error, grpc.aio.BaseError):
+            return  # all is well, or the call is cancelled, or over
+        told = error if isinstance(error, errors.ProtocolError) else as_fault(error)
+        self._refused(told)
+        await self._context.abort_with_status(to_status(told))

@@ -83,7 +83,7 @@ class Traces(Observer):
 
     @contextmanager
     def around(self, managed: ManagedSession, task: Task) -> Iterator[None]:
-        """Run a task in the span that is its own; see `SessionOptions.around`."""
+        """Run a task in the span that is its own; see `AbstractSession`."""
         callback = task.callback
         if task.id.startswith(MAIN_ID):
             # Here, for in a thread session nobody else is sure to be earlier, and this context is the session's.

@@ -39,6 +39,7 @@ from .hooks import HOOKS_ID, Hooks
 from .info import SessionInfo
 from .mailbox import Event, Mail, Mailbox, Mailroom
 from .options import CloseReason, SessionOptions
+from .principal import ANONYMOUS, Principal
 from .snapshot import CallbackSnapshot, SessionSnapshot, TaskSnapshot
 from .stopwatch import Stopwatch
 from .waiter import LoopWaiter, ThreadWaiter
@@ -58,6 +59,7 @@ CHILD_NOTICE = 0.1
 
 # Most sessions share these.
 NO_FAILURES: Mapping[str, int] = MappingProxyType({})
+NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 NOTHING: AbstractContextManager[None] = nullcontext()
 
 
@@ -83,7 +85,45 @@ class AbstractSession(abc.ABC):
     _counts_lock: ClassVar[threading.Lock] = threading.Lock()
     _default_callback_runs: ClassVar[int]
 
-    _events_end: tuple[CloseReason, str] = CloseReason.CLIENT, ""  # why the session ends if the end of events does it
+    __slots__ = (
+        "__dict__",  # made when somebody sets another attribute
+        "__weakref__",
+        "_around_task",
+        "_callbacks",
+        "_closed",
+        "_commands",
+        "_context",
+        "_deferred",
+        "_encode",
+        "_ending",
+        "_errors",
+        "_events_end",
+        "_events_ended",
+        "_hooks",
+        "_ids",
+        "_lock",
+        "_loop",
+        "_mailroom",
+        "_main",
+        "_on_event_room",
+        "_on_session_close",
+        "_on_task_command",
+        "_registered",
+        "_tasks",
+        "_thread",
+        "_unwound",
+        "abandoned",
+        "close_message",
+        "close_reason",
+        "dropped",
+        "ended",
+        "failures",
+        "id",
+        "info",
+        "options",
+        "params",
+        "principal",
+    )
 
     get_current_session = staticmethod(get_current_session)
     get_current_task_id = staticmethod(get_current_task_id)
@@ -100,6 +140,8 @@ class AbstractSession(abc.ABC):
         session_id: str | None = None,
         encode: Encode = payload.copy_command,
         options: SessionOptions | None = None,
+        principal: Principal = ANONYMOUS,
+        around: Callable[[Task], AbstractContextManager[object]] | None = None,
     ) -> None:
         """Start the session: its main task runs ``target``, in a context of its own.
 
@@ -115,6 +157,9 @@ class AbstractSession(abc.ABC):
             encode: takes a command's name, task id and spec as they stand at the call, and returns what
                 `get_task_commands` will hand out and its size in bytes; raises `PayloadError`.
             options: the limits.
+            principal: who opens it.
+            around: what each task runs in, entered and left in the task, its failure being known by then; None for
+                nothing.
 
         Raises:
             RuntimeError: there is no running event loop.
@@ -125,9 +170,9 @@ class AbstractSession(abc.ABC):
         self._check_callable(target)
         self.id = session_id or secrets.token_hex(8)
         self.info = session_info or SessionInfo()
-        self.params: Mapping[str, Any] = MappingProxyType(dict(params or {}))
+        self.params: Mapping[str, Any] = MappingProxyType(dict(params)) if params else NO_PARAMS
         self.options = options or SessionOptions()
-        self.principal = self.options.principal
+        self.principal = principal
         self.close_reason: CloseReason | None = None
         self.close_message = ""
         self.dropped = 0
@@ -139,20 +184,22 @@ class AbstractSession(abc.ABC):
         self._on_session_close = on_session_close
         self._on_event_room = on_event_room
         self._encode = encode
+        self._around_task = around
         self._ids = itertools.count(1)
         self._errors = itertools.count(1)
 
         self._lock = threading.Lock()
         self._commands = CommandBuffer(self.options.command_window, self._on_first_command)
-        self._mailroom = Mailroom(self.options.event_window, lambda: self._soon(self._notify, self._on_event_room))
+        self._mailroom = Mailroom(self.options.event_window, self._on_mail_room)
         self._tasks: dict[str, Task] = {}
         self._registered: dict[str, Callback] = {}
         self._callbacks = Callbacks(self.options.callback_runs or self._default_callback_runs, self._start_run)
         self._hooks = Hooks(self._callbacks)
-        self._deferred = DeferredCalls()
+        self._deferred = DeferredCalls(self._lock)
         self._events_ended = False
+        self._events_end = CloseReason.CLIENT, ""  # why the session ends if the end of events does it
         self._closed = False
-        self._unwound = asyncio.Event()
+        self._unwound: asyncio.Future[None] | None = None  # waits for the last task
         self._ending: asyncio.Task[None] | None = None
 
         self._context = contextvars.copy_context()
@@ -548,6 +595,9 @@ class AbstractSession(abc.ABC):
         if self._closed:
             raise SessionClosedException("the session is closed")
 
+    def _on_mail_room(self) -> None:
+        self._soon(self._notify, self._on_event_room)
+
     def _on_first_command(self) -> None:
         self._on_loop(self._notify, self._on_task_command)
 
@@ -639,7 +689,7 @@ class AbstractSession(abc.ABC):
             self.failures = {**self.failures, where: self.failures.get(where, 0) + 1}
 
     def _around(self, task: Task) -> AbstractContextManager[object]:
-        return NOTHING if self.options.around is None else self.options.around(task)
+        return NOTHING if self._around_task is None else self._around_task(task)
 
     def _cancel(self, task: Task) -> None:
         task.cancelled = True
@@ -674,7 +724,8 @@ class AbstractSession(abc.ABC):
         if self._tasks or not self._callbacks.idle:
             return
         if self._closed:
-            self._unwound.set()
+            if self._unwound is not None and not self._unwound.done():
+                self._unwound.set_result(None)
         elif not self._registered or self._events_ended:
             reason, message = self._events_end
             self.close(reason=reason if self._main.met_close else CloseReason.COMPLETED, message=message)
@@ -722,7 +773,8 @@ class AbstractSession(abc.ABC):
         if self._tasks:
             try:
                 async with asyncio.timeout(seconds):
-                    await self._unwound.wait()
+                    self._unwound = self._loop.create_future()
+                    await self._unwound
             except TimeoutError:
                 pass
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ class Callback:
         self.mutex = mutex
         self.active = 0
         self.runs = 0
-        self.line: deque[Click] = deque()
+        self.line: list[Click] = []
 
 
 class Click(NamedTuple):
@@ -52,11 +51,13 @@ class Callbacks:
         waiting: how many clicks wait; they count against the event window.
     """
 
+    __slots__ = ("_line", "_most_runs", "_runs", "_start", "_stopped", "waiting")
+
     def __init__(self, most_runs: int, start: Callable[[Click], None]) -> None:
         self._most_runs = most_runs
         self._start = start
         self._runs = 0
-        self._line: deque[Click] = deque()  # of those that wait only because too many run
+        self._line: list[Click] = []  # of those that wait only because too many run
         self._stopped = False
         self.waiting = 0
 
@@ -91,10 +92,10 @@ class Callbacks:
         callback.active -= 1
         if callback.line:
             callback.active += 1
-            self._line.append(callback.line.popleft())
+            self._line.append(callback.line.pop(0))
         started: list[Click] = []
         while self._line and self._runs < self._most_runs and not self._stopped:
-            click = self._line.popleft()
+            click = self._line.pop(0)
             self.waiting -= 1
             started.append(click)
             self._run(click)
@@ -104,7 +105,7 @@ class Callbacks:
         """Forget those who wait behind a serial callback, and are obsolete."""
         left = [click for click in callback.line if not obsolete(click)]
         self.waiting -= len(callback.line) - len(left)
-        callback.line = deque(left)
+        callback.line = left
 
     def stop(self) -> None:
         """Start nothing any more: the session closes, and clicks that wait are lost with it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -26,13 +25,14 @@ class CommandBuffer:
     Whoever finds it full gets a waiter instead, waits, and tries again.
     """
 
+    __slots__ = ("_commands", "_lock", "_on_first", "_producers", "_size", "_window")
+
     def __init__(self, window: Window, on_first: Callable[[], None]) -> None:
         """``on_first`` is called, in the thread of the sender, when a command comes where there was none."""
         self._window = window
-        self._hard_window = Window(window.messages * HARD_LIMIT, window.size * HARD_LIMIT)
         self._on_first = on_first
         self._lock = threading.Lock()
-        self._commands: deque[tuple[Any, int]] = deque()
+        self._commands: list[tuple[Any, int]] = []
         self._size = 0
         self._producers: list[Waiter] = []
 
@@ -60,30 +60,28 @@ class CommandBuffer:
             CommandBufferFull: there are so many already.
         """
         with self._lock:
-            if self._commands and not self._hard_window.fits(len(self._commands), self._size, size):
+            window, count = self._window, len(self._commands)
+            if count and (count >= window.messages * HARD_LIMIT or self._size + size > window.size * HARD_LIMIT):
                 raise CommandBufferFull(
-                    f"{len(self._commands)} commands of {self._size} bytes wait for the client:"
-                    " `await session.drain()` between sends"
+                    f"{count} commands of {self._size} bytes wait for the client: `await session.drain()` between sends"
                 )
             self._commands.append((item, size))
             self._size += size
-            first = len(self._commands) == 1
+            first = not count
         if first:
             self._on_first()
 
     def take(self, messages: int | None, size: int | None) -> list[Any]:
         """Take commands in order, up to both limits; a first one that is larger than ``size`` comes alone."""
-        taken: list[Any] = []
-        total = 0
+        count = total = 0
         with self._lock:
-            commands = self._commands
-            while commands and (messages is None or len(taken) < messages):
-                item, item_size = commands[0]
-                if size is not None and taken and total + item_size > size:
+            for _, item_size in self._commands if messages is None else self._commands[:messages]:
+                if size is not None and count and total + item_size > size:
                     break
                 total += item_size
-                taken.append(item)
-                commands.popleft()
+                count += 1
+            taken = [item for item, _ in self._commands[:count]]
+            del self._commands[:count]
             self._size -= total
             if taken and self._producers:
                 self._wake()

@@ -59,6 +59,10 @@ class Task:
         self.met_close = False
         self.name = ""
 
+    def ended(self, _: object) -> None:
+        """Tell the session; called on the loop when nothing of it runs any more."""
+        self.session._task_ended(self)
+
 
 class TaskHandle:
     """What `AbstractSession.run_task` returns: a task to look at and to cancel, from any thread."""

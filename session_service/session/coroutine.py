@@ -46,7 +46,7 @@ class CoroutineSession(AbstractSession):
         def start() -> None:
             task.handle = self._loop.create_task(self._run(task, func, args), name=task.id, context=context)
             # Not at the end of `_run`: a task that is cancelled before its first step never gets there.
-            task.handle.add_done_callback(lambda _: self._task_ended(task))
+            task.handle.add_done_callback(task.ended)
             if task.cancelled or self._closed:
                 task.handle.cancel()
 

@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import inspect
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +23,13 @@ class DeferredCalls:
         done: the last one has been made, and none can be added any more.
     """
 
-    def __init__(self) -> None:
+    __slots__ = ("_calls", "_lock", "done")
+
+    def __init__(self, lock: threading.Lock) -> None:
+        """``lock`` is the session's; it is held for a moment only."""
         self.done = False
-        self._lock = threading.Lock()
-        self._calls: deque[Deferred] = deque()
+        self._lock = lock
+        self._calls: list[Deferred] = []
 
     def add(self, func: Deferred) -> None:
         """Add a call; from any thread.
@@ -44,7 +46,7 @@ class DeferredCalls:
         """Return the next call to make, or None, and from then on there is none."""
         with self._lock:
             if self._calls:
-                return self._calls.popleft()
+                return self._calls.pop(0)
             self.done = True
             return None
 

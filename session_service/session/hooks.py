@@ -18,6 +18,10 @@ HOOKS_ID = "task-0"
 MOST_WAITING = 100
 
 
+def _call_hook(hook: Hook, *args: Any) -> Any:
+    return hook(*args)
+
+
 class Hooks:
     """The hooks of one session, run as a serial callback is: in order, never two at once. On the loop's thread.
 
@@ -25,22 +29,24 @@ class Hooks:
     each comes to know the present.
     """
 
+    __slots__ = ("_attached", "_callback", "_callbacks", "_on_attach", "_on_detach")
+
     def __init__(self, callbacks: Callbacks) -> None:
         self._callbacks = callbacks
-        self._callback = Callback(HOOKS_ID, lambda hook, *args: hook(*args), serial=True, mutex=False)
-        self._on_attach: list[Hook] = []
-        self._on_detach: list[Hook] = []
+        self._callback: Callback | None = None  # most sessions have no hooks
+        self._on_attach: tuple[Hook, ...] = ()
+        self._on_detach: tuple[Hook, ...] = ()
         self._attached: tuple[Any, ...] | None = None
 
     def add_attach(self, hook: Hook) -> None:
         """Add a hook, and call it for the client that is attached, if one is: so a late one misses nothing."""
-        self._on_attach.append(hook)
+        self._on_attach += (hook,)
         if self._attached is not None:
             self._call(hook, self._attached)
 
     def add_detach(self, hook: Hook) -> None:
         """Add a hook."""
-        self._on_detach.append(hook)
+        self._on_detach += (hook,)
 
     def attached(self, *args: Any) -> None:
         """A client has attached: call the hooks with ``args``."""
@@ -55,6 +61,9 @@ class Hooks:
             self._call(hook, args)
 
     def _call(self, hook: Hook, args: tuple[Any, ...]) -> None:
-        if len(self._callback.line) >= MOST_WAITING:
-            self._callbacks.withdraw(self._callback, lambda click: click.args[0] is hook)
-        self._callbacks.click(Click(self._callback, (hook, *args)))
+        callback = self._callback
+        if callback is None:
+            callback = self._callback = Callback(HOOKS_ID, _call_hook, serial=True, mutex=False)
+        if len(callback.line) >= MOST_WAITING:
+            self._callbacks.withdraw(callback, lambda click: click.args[0] is hook)
+        self._callbacks.click(Click(callback, (hook, *args)))

@@ -41,8 +41,8 @@ class Mailbox:
     __slots__ = ("closed", "ended", "events", "waiters")
 
     def __init__(self, ended: bool = False) -> None:
-        self.events: deque[Mail] = deque()
-        self.waiters: deque[Waiter] = deque()
+        self.events: deque[Mail] | tuple[()] = ()  # an empty deque takes 760 bytes
+        self.waiters: list[Waiter] = []
         self.ended = ended
         self.closed = False
 
@@ -68,6 +68,8 @@ class Mailroom:
         stalls: how often they were full when something came.
         stopwatch: times how long mail waits to be taken, and clicks to be run; None where nobody wants to know.
     """
+
+    __slots__ = ("_held", "_held_size", "_lock", "_loop", "_on_room", "_room_wanted", "stalls", "stopwatch", "window")
 
     def __init__(self, window: Window, on_room: Callable[[], None]) -> None:
         """``on_room`` is called once after each refusal, when half of the window is free; with the lock held."""
@@ -105,6 +107,8 @@ class Mailroom:
             if self.stopwatch is not None and self.stopwatch.item is None:
                 self.stopwatch.start(mail)
             events, waiters = mailbox.events, mailbox.waiters
+            if not events:
+                events = mailbox.events = deque()
             events.append(mail)
             if len(events) <= len(waiters):
                 waiters[len(events) - 1].wake()  # those before it have been woken
@@ -154,17 +158,20 @@ class Mailroom:
             self._release(left, sum(size for _, size in mailbox.events))
             if left and self.stopwatch is not None:
                 self.stopwatch.give_up()  # it may be among them
-            mailbox.events.clear()
+            mailbox.events = ()
             mailbox.closed = mailbox.ended = True
             mailbox.wake()
             return left
 
     def _take(self, mailbox: Mailbox, place: int) -> Event | None:
         """Take what is due to the waiter at ``place`` in the line: one behind another may run first."""
-        if place >= len(mailbox.events):
+        events = mailbox.events
+        if not events or place >= len(events):
             return None
-        mail = mailbox.events[place]
-        del mailbox.events[place]  # most often the first
+        mail = events[place]
+        del events[place]  # most often the first
+        if not events:
+            mailbox.events = ()
         event, size = mail
         self._release(1, size)
         if self.stopwatch is not None and self.stopwatch.item is mail:

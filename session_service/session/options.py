@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ..window import Window
-from .principal import ANONYMOUS, Principal
-
-if TYPE_CHECKING:
-    from .context import Task
 
 __all__ = ["CloseReason", "SessionOptions"]
 
@@ -41,8 +34,6 @@ class SessionOptions:
         deferred_timeout: seconds that one deferred call may take.
         max_threads: a thread session starts no thread while the process has so many; 0 for no limit.
         debug: tell the client the traceback of a failure.
-        principal: who opened the session.
-        around: what each task runs in, entered and left in the task, its failure being known by then; None for nothing.
     """
 
     command_window: Window = field(default_factory=Window)
@@ -52,5 +43,3 @@ class SessionOptions:
     deferred_timeout: float = 10.0
     max_threads: int = 0
     debug: bool = False
-    principal: Principal = ANONYMOUS
-    around: Callable[[Task], AbstractContextManager[object]] | None = None

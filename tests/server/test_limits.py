@@ -329,7 +329,7 @@ def test_of_a_session_that_has_ended_no_timer_is_left() -> None:
         managed.session.close()
         await asyncio.sleep(10)
         assert managed.session.ended
-        assert managed._limits == {}
+        assert (managed._lifetime, managed._idle) == (None, None)
         assert managed.session.close_reason is CloseReason.SERVER
 
     in_virtual_time(scenario, idle_timeout=100, session_lifetime=50)
