@@ -78,6 +78,13 @@ _DIGITS_53_BITS = re.compile(rb"\d{16}")
 _DIGITS_63_BITS = re.compile(rb"\d{19}")
 
 
+# An EncodedCommand's own constructor is a Python function.
+_new_tuple = tuple.__new__
+
+# Most lengths are short: one byte says them.
+_SHORT_VARINTS = tuple(bytes((number,)) for number in range(0x80))
+
+
 def _tag(message: type[Message], field: str) -> bytes:
     """Return what stands before a field of bytes, text or a message: its number, and that a length follows.
 
@@ -129,12 +136,14 @@ def command_encoder(fmt: Format, max_size: int) -> Callable[[str, str, Any], tup
             value = struct_pb2.Value()
             _fill(value, orjson.loads(_dump(spec, fmt, "spec")))
             tag, payload = _SPEC, value.SerializeToString()
-        length = _varint(len(payload))
-        size = len(head) + len(tag) + len(length) + len(payload)
+        length = len(payload)
+        prefix = _SHORT_VARINTS[length] if length < 0x80 else _varint(length)
+        size = len(head) + 1 + len(prefix) + length
         if size > max_size:
             raise PayloadError("spec", f"the command is {size} bytes, of at most {max_size}: send it in parts")
-        data = b"%b%b%b%b%b%b" % (_COMMANDS, _varint(size), head, tag, length, payload)
-        return EncodedCommand(data, size), size
+        whole = _SHORT_VARINTS[size] if size < 0x80 else _varint(size)
+        data = b"".join((_COMMANDS, whole, head, tag, prefix, payload))
+        return _new_tuple(EncodedCommand, (data, size)), size
 
     return encode
 
@@ -247,8 +256,8 @@ def _dump(value: Any, fmt: Format, path: str) -> bytes:
     except TypeError as error:
         _check(value, fmt, path, 0)
         raise PayloadError(path, str(error)) from None
-    # orjson refuses integers beyond 64 bits by itself.
-    suspicious = b"null" in text or (fmt is _VALUE and _DIGITS_53_BITS.search(text))
+    # orjson refuses integers beyond 64 bits by itself. `in` takes twice as long: it tries to find an integer first.
+    suspicious = text.find(b"null") >= 0 or (fmt is _VALUE and _DIGITS_53_BITS.search(text))
     if suspicious or (len(text) > _LEAST_DEEP and _looks_deep(text, fmt)):
         _check(value, fmt, path, 0)
     return text
@@ -270,17 +279,12 @@ def _load(text: str) -> Any:
 
 def _varint(number: int) -> bytes:
     """Return a number as protobuf writes it: 7 bits a byte, the least first."""
-    if number < 0x80:
-        return _SHORT_VARINTS[number]
     data = bytearray()
     while number > 0x7F:
         data.append(number & 0x7F | 0x80)
         number >>= 7
     data.append(number)
     return bytes(data)
-
-
-_SHORT_VARINTS = tuple(bytes((number,)) for number in range(0x80))
 
 
 def _looks_deep(text: bytes, fmt: Format) -> bool:

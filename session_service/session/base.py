@@ -52,7 +52,7 @@ Encode = Callable[[str, str, Any], tuple[Any, int]]
 SessionHook = Callable[["AbstractSession"], object]
 F = TypeVar("F", bound=Callable[..., Any])
 
-_COMMAND_KEYS = {"command", "spec", "task_id"}
+_COMMAND_KEYS = frozenset(("command", "spec", "task_id"))
 
 # How long a task of which only a child waited for events may take to notice the end by itself.
 CHILD_NOTICE = 0.1
@@ -379,7 +379,7 @@ class AbstractSession(abc.ABC):
             ValueError: this is no command.
         """
         name = command.get("command")
-        if not isinstance(name, str) or not command.keys() <= _COMMAND_KEYS:
+        if not isinstance(name, str) or not _COMMAND_KEYS.issuperset(command):
             raise ValueError(f'a command is a dict of "command" (text), "spec" and "task_id", not {sorted(command)}')
         task = current_task.get()
         if task is not None and task.session is not self:
