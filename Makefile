@@ -104,7 +104,7 @@ fuzz: setup ## Fuzz the server with 10,000 sequences of requests, then what deco
 	$(BIN)/python -m tests.robustness.fuzz -max_total_time=300 $(ARGS)
 
 .PHONY: bench
-bench: setup $(BENCH_VENV)/.bench ## Measure beside bare gRPC and PyWebIO, some 8 minutes; QUICK=1: two, roughly
+bench: setup $(BENCH_VENV)/.bench ## Measure beside bare gRPC, PyWebIO and websockets, some 8 minutes; QUICK=1: two, roughly
 	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
 .PHONY: bench-guard

@@ -29,7 +29,7 @@ def main() -> int:
     if unknown := set(arguments.rows) - set(ROWS):
         parser.error(f"there is no row {', '.join(sorted(unknown))}")
     if not Path(BENCH_PYTHON).exists():
-        parser.error(f"PyWebIO needs an environment of its own, {BENCH_PYTHON}: `make bench` makes it")
+        parser.error(f"PyWebIO and websockets need an environment of their own, {BENCH_PYTHON}: `make bench` makes it")
     quick: bool = arguments.quick
     began = time.time()
     document = {"began": time.strftime("%Y-%m-%d %H:%M:%S%z"), "quick": quick, **machine.describe(BENCH_PYTHON)}

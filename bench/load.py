@@ -48,7 +48,7 @@ class Peer:
 async def start(stack: AsyncExitStack, kind: str) -> Peer:
     """Run a server, and connect to it; until the stack is left."""
     server = await stack.enter_async_context(serve(kind))
-    client: Client = WebSocketClient(server.address) if kind.startswith("PyWebIO") else GrpcClient(server.address)
+    client: Client = GrpcClient(server.address) if kind in ("ours", "bare") else WebSocketClient(server.address)
     stack.push_async_callback(client.close)
     return Peer(server, client)
 

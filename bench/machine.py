@@ -21,6 +21,7 @@ CLIENT_CORE: int | None = _cores[1] if len(_cores) > 1 else None
 _CPUCLOCK_SCHED = 2
 
 _PACKAGES = ("session-service", "grpcio", "protobuf", "orjson", "uvloop")
+_OTHER_PACKAGES = ("pywebio", "aiohttp", "websockets")
 
 
 def pin(core: int | None) -> None:
@@ -58,12 +59,12 @@ def describe(bench_python: str) -> dict[str, object]:
     """Return what the figures were taken on.
 
     Args:
-        bench_python: the interpreter of the environment that PyWebIO is in.
+        bench_python: the interpreter of the environment that PyWebIO and websockets are in.
     """
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    asked = "import importlib.metadata as m; print(m.version('pywebio'), m.version('aiohttp'))"
-    pywebio, aiohttp = subprocess.run(
-        [bench_python, "-c", asked], check=True, capture_output=True, text=True
+    asked = "import importlib.metadata, sys; print(*map(importlib.metadata.version, sys.argv[1:]))"
+    others = subprocess.run(
+        [bench_python, "-c", asked, *_OTHER_PACKAGES], check=True, capture_output=True, text=True
     ).stdout.split()
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     describe = ["git", "describe", "--always", "--dirty"]
@@ -75,6 +76,6 @@ def describe(bench_python: str) -> dict[str, object]:
         "load": os.getloadavg(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {**versions, "pywebio": pywebio, "aiohttp": aiohttp},
+        "versions": {**versions, **dict(zip(_OTHER_PACKAGES, others, strict=True))},
         "environment": {name: os.environ[name] for name in ("GRPC_EXPERIMENTS", "GRPC_TRACE") if name in os.environ},
     }

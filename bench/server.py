@@ -20,11 +20,12 @@ __all__ = ["BENCH_PYTHON", "KINDS", "Server", "serve"]
 ROOT = Path(__file__).parent.parent
 BENCH_PYTHON = str(ROOT / ".venv-bench/bin/python")
 
-# What people run: ours with its defaults, PyWebIO by its own `start_server`. uvloop is an extra of ours that `serve`
-# finds by itself; PyWebIO knows nothing of it, so it is shown both ways.
+# What people run: ours with its defaults, PyWebIO by its own `start_server`, websockets by hand. uvloop is an extra of
+# ours that `serve` finds by itself; PyWebIO knows nothing of it, so it is shown both ways.
 KINDS = {
     "ours": (sys.executable, "-m", "session_service", "serve", "bench.apps:apps", "--listen", "127.0.0.1:0"),
     "bare": (sys.executable, "-m", "bench.bare"),
+    "websockets": (BENCH_PYTHON, "-m", "bench.websockets_apps"),
     "PyWebIO": (BENCH_PYTHON, "-m", "bench.pywebio_apps", "coroutine"),
     "PyWebIO on uvloop": (BENCH_PYTHON, "-m", "bench.pywebio_apps", "coroutine", "uvloop"),
     "PyWebIO threads": (BENCH_PYTHON, "-m", "bench.pywebio_apps", "thread"),

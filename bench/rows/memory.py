@@ -13,7 +13,7 @@ from ..result import Result, Sample, alternate, at_most, figure
 async def measure(quick: bool) -> list[Result]:
     """Hold ours against a bare stream, and show PyWebIO's."""
     few, many, rounds = (200, 1_000, 1) if quick else (1_000, 10_000, 3)
-    kinds = ("ours", "bare", "PyWebIO")
+    kinds = ("ours", "bare", "PyWebIO", "websockets")
     samples = await alternate(rounds, {kind: partial(_slope, kind, few, many) for kind in kinds}, warm_up=False)
     what = f"memory of an idle session, {few:,} to {many:,}"
     return [Result(what, "KiB", figure(samples, "slope"), {"bare": at_most(1, plus=8)})]

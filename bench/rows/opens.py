@@ -15,7 +15,8 @@ async def measure(quick: bool) -> list[Result]:
     """Hold ours against PyWebIO's connections, and against bare calls that do the same."""
     count, rounds = (10, 3) if quick else (40, 7)
     async with AsyncExitStack() as stack:
-        peers = {kind: await start(stack, kind) for kind in ("ours", "bare", "PyWebIO", "PyWebIO on uvloop")}
+        kinds = ("ours", "bare", "PyWebIO", "PyWebIO on uvloop", "websockets")
+        peers = {kind: await start(stack, kind) for kind in kinds}
         samples = await alternate(rounds, {kind: partial(_opens, peer, count) for kind, peer in peers.items()})
     targets = {"bare": at_least(0.8), "PyWebIO": at_least(1.0)}
     return [

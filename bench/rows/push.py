@@ -14,7 +14,7 @@ async def measure(quick: bool) -> list[Result]:
     count, rounds = (10_000, 3) if quick else (50_000, 5)
     sides = {}
     async with AsyncExitStack() as stack:
-        for kind in ("ours", "bare", "PyWebIO", "PyWebIO on uvloop"):
+        for kind in ("ours", "bare", "PyWebIO", "PyWebIO on uvloop", "websockets"):
             peer = await start(stack, kind)
             [conversation] = await open_many(peer.client, "push", 1)
             sides[kind] = partial(push, peer.server, conversation, count)

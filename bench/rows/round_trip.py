@@ -14,7 +14,7 @@ async def measure(quick: bool) -> list[Result]:
     count, rounds = (40, 3) if quick else (100, 11)
     sides = {}
     async with AsyncExitStack() as stack:
-        for kind in ("ours", "bare", "PyWebIO", "PyWebIO on uvloop"):
+        for kind in ("ours", "bare", "PyWebIO", "PyWebIO on uvloop", "websockets"):
             peer = await start(stack, kind)
             sides[kind] = partial(trips, peer.server, await open_many(peer.client, "echo", SESSIONS), count)
         samples = await alternate(rounds, sides)
