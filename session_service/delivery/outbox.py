@@ -93,9 +93,11 @@ class Outbox(Generic[T]):
     def extend(self, items: Sequence[tuple[T, int]]) -> None:
         """Add several elements, each with its size."""
         self._elements += items
-        size = sum([size for _, size in items])
-        self.unacked_size += size
-        self.appended_size += size
+        added = 0
+        for _, size in items:
+            added += size
+        self.unacked_size += added
+        self.appended_size += added
 
     def append_final(self, item: T, size: int) -> int:
         """Add the last element ever and return its sequence. It needs no window (D6), only its turn."""
@@ -111,24 +113,23 @@ class Outbox(Generic[T]):
         Returns:
             The sequence of the first element, and the elements: none when the window, or the outbox, has no more.
         """
-        elements, fits = self._elements, self.window.fits
-        start = end = self.sent - self.acked
-        count = len(elements)
+        first, place = self.sent + 1, self.sent - self.acked
         written, most = self._sent_size, self._sent_size + size
-        while end < count:
-            extra = elements[end][1]
-            if not fits(end, written, extra) and not (self.final and end + 1 == count):
+        batch: list[T] = []
+        fits, last = self.window.fits, len(self._elements) - 1
+        for item, extra in self._elements[place:]:
+            if not fits(place, written, extra) and not (self.final and place == last):
                 break
-            if written + extra > most and end > start:
+            if batch and written + extra > most:
                 break
+            batch.append(item)
             written += extra
-            end += 1
-        first = self.sent + 1
-        self.sent += end - start
+            place += 1
+        self.sent += len(batch)
         self._sent_size = written
         if self.sent > self._highest:
             self._highest = self.sent
-        return first, [item for item, _ in elements[start:end]]
+        return first, batch
 
     def ack(self, sequence: int) -> bool:
         """Forget everything up to ``sequence``, which the peer will never need again.
@@ -144,11 +145,13 @@ class Outbox(Generic[T]):
         count = sequence - self.acked
         if count <= 0:
             return False
-        size = sum([size for _, size in self._elements[:count]])
-        del self._elements[:count]  # first, for `last`
+        gone = 0
+        for _, size in self._elements[:count]:
+            gone += size
+        del self._elements[:count]  # before `acked`, for `last`
         self.acked = sequence
-        self._sent_size -= size
-        self.unacked_size -= size
+        self._sent_size -= gone
+        self.unacked_size -= gone
         return True
 
     def drop(self) -> None:
