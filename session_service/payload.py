@@ -93,6 +93,8 @@ def _tag(message: type[Message], field: str) -> bytes:
     return bytes(((message.DESCRIPTOR.fields_by_name[field].number << 3) | 2,))
 
 
+_CLOSE_REASONS = dict(pb.CloseReason.items())
+
 _COMMANDS = _tag(pb.AttachResponse, "commands")
 _SPEC, _TEXT, _BLOB, _MESSAGE = (_tag(pb.Command, field) for field in ("spec", "json", "blob", "message"))
 
@@ -181,8 +183,8 @@ def encode_event(name: str, task_id: str, data: Any, max_size: int) -> tuple[byt
 
 def encode_closed(reason: str, message: str, sequence: int) -> bytes:
     """Return the AttachResponse that ends a session; ``reason`` is the enum's name without its prefix."""
-    value = pb.CloseReason.Value(f"CLOSE_REASON_{reason}")
-    return pb.AttachResponse(closed=pb.Closed(reason=value, message=message, sequence=sequence)).SerializeToString()
+    closed = pb.Closed(reason=_CLOSE_REASONS[f"CLOSE_REASON_{reason}"], message=message, sequence=sequence)
+    return pb.AttachResponse(closed=closed).SerializeToString()
 
 
 def copy_command(name: str, task_id: str, spec: Any) -> tuple[dict[str, Any], int]:

@@ -259,7 +259,7 @@ class Attachment:
             return None
         if self._controls:
             response, self._controls = self._controls[0], self._controls[1:]
-            self._more = True
+            self._more = bool(self._controls) or managed.starved or managed.session.ended
             self._add_ack(managed, response)
             return response.SerializeToString()
         managed.feed()
@@ -507,6 +507,8 @@ class Attachment:
 
     def _command_window(self, asked: pb.Window) -> Window:
         most = self._config.command_window
+        if not asked.messages and not asked.bytes:
+            return most
         return Window(min(asked.messages or most.messages, most.messages), min(asked.bytes or most.size, most.size))
 
     def _limits(self, managed: ManagedSession, window: Window) -> pb.Limits:

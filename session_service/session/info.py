@@ -75,6 +75,8 @@ def _lower(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _foreign_origin(origin: str, server_host: str) -> str:
+    if not origin:
+        return ""
     try:
         page = urlsplit(origin)
         place = _place(page, page.scheme)
