@@ -206,7 +206,8 @@ def decode_event(event: pb.Event) -> dict[str, Any]:
     Raises:
         PayloadError: the payload is no JSON, or holds what could not be kept exactly.
     """
-    data = _load(event.json) if event.WhichOneof("payload") == "json" else _decode(event, "data")
+    text = event.json  # empty where the payload is another; as JSON text that is none
+    data = _load(text) if text else _decode(event, "data")
     return {"event": event.event, "task_id": event.task_id, "data": data}
 
 

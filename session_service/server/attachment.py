@@ -447,16 +447,12 @@ class Attachment:
             skipped = inbox.skip(request.first_sequence, len(events))
         try:
             for event in events[skipped:] if skipped else events:
-                self._put(managed, event)
+                inbox.put(payload.decode_event(event), event.ByteSize(), exempt=not managed.resumable)
+        except PayloadError as error:
+            raise PayloadInvalid(f"the payload of an event: {error}", sequence=inbox.expected) from None
         finally:
             managed.take_over()
             self.events_taken()
-
-    def _put(self, managed: ManagedSession, event: pb.Event) -> None:
-        try:
-            managed.inbox.put(payload.decode_event(event), event.ByteSize(), exempt=not managed.resumable)
-        except PayloadError as error:
-            raise PayloadInvalid(f"the payload of an event: {error}", sequence=managed.inbox.expected) from None
 
     def _on_close(self, request: pb.Close) -> None:
         managed = self._managed
