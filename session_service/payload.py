@@ -140,7 +140,7 @@ def command_encoder(fmt: Format, max_size: int) -> Callable[[str, str, Any], tup
             tag, payload = _SPEC, value.SerializeToString()
         length = len(payload)
         prefix = _SHORT_VARINTS[length] if length < 0x80 else _varint(length)
-        size = len(head) + 1 + len(prefix) + length
+        size = len(head) + len(tag) + len(prefix) + length
         if size > max_size:
             raise PayloadError("spec", f"the command is {size} bytes, of at most {max_size}: send it in parts")
         whole = _SHORT_VARINTS[size] if size < 0x80 else _varint(size)
