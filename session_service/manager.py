@@ -444,8 +444,8 @@ class ManagedSession:
 
     @property
     def undelivered(self) -> int:
-        """How many commands the client has not acknowledged."""
-        return self.outbox.last - self.outbox.acked + self.session.pending_commands
+        """How many commands the client has not acknowledged; from any thread."""
+        return self.outbox.unacked + self.session.pending_commands
 
 
 class SessionManager:

@@ -70,6 +70,11 @@ class Outbox(Generic[T]):
         return self.sent - self.acked < len(self._elements)
 
     @property
+    def unacked(self) -> int:
+        """How many elements have been appended and not yet acknowledged; from any thread."""
+        return len(self._elements)
+
+    @property
     def empty(self) -> bool:
         """True when everything appended has been acknowledged."""
         return not self._elements

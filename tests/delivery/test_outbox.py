@@ -69,6 +69,19 @@ def test_the_last_sequence_does_not_depend_on_what_was_taken_or_replayed_d1() ->
     assert outbox.append(4, 1) == 4
 
 
+def test_what_is_unacknowledged_is_counted_whether_it_was_sent_or_not() -> None:
+    outbox = outbox_of(3)
+    assert outbox.unacked == 3
+    outbox.take(2)
+    assert outbox.unacked == 3
+    outbox.ack(2)
+    assert outbox.unacked == 1
+    outbox.resume(2)
+    assert outbox.unacked == 1
+    outbox.drop()
+    assert outbox.unacked == 0
+
+
 # --- taking ---
 
 
