@@ -474,7 +474,7 @@ class SessionManager:
         self._sessions: dict[str, ManagedSession] = {}
         # The app and the session's id, which may be gone.
         self._requests: dict[Request, tuple[str, str]] = {}
-        # Those whose sessions are gone, with when they are forgotten, in that order.
+        # Those whose sessions are gone, with when they are forgotten, in that order: so all have the same time to live.
         self._past_requests: deque[tuple[float, Request]] = deque()
         self._request_memory = max(REQUEST_ID_MEMORY, self.config.resume_window)
         self._quotas = Quotas(self.config, lambda: asyncio.get_running_loop().time())
@@ -539,8 +539,8 @@ class SessionManager:
             known = self._requests.get(request)
             if known is not None:
                 return self._repeated(app, principal, *known)
-        target, kind = self._apps.get(app, (None, None))
-        if target is None or kind is None:
+        served = self._apps.get(app)
+        if served is None:
             raise AppNotFound(f"no app {app[:100]!r} here: there are {', '.join(sorted(self._apps)) or 'none'}")
         if self._drained_at is not None:
             raise Draining("the server is shutting down and opens no session: try another, or again later")
@@ -551,8 +551,7 @@ class SessionManager:
         try:
             managed = ManagedSession(
                 self,
-                target,
-                kind,
+                *served,
                 app=app,
                 principal=principal,
                 info=info,
