@@ -15,7 +15,7 @@ from typing import IO
 
 from . import machine
 
-__all__ = ["BENCH_PYTHON", "KINDS", "Server", "serve"]
+__all__ = ["BENCH_PYTHON", "COROUTINES", "KINDS", "Server", "serve"]
 
 ROOT = Path(__file__).parent.parent
 BENCH_PYTHON = str(ROOT / ".venv-bench/bin/python")
@@ -31,6 +31,9 @@ KINDS = {
     "PyWebIO threads": (BENCH_PYTHON, "-m", "bench.pywebio_apps", "thread"),
     "PyWebIO threads on uvloop": (BENCH_PYTHON, "-m", "bench.pywebio_apps", "thread", "uvloop"),
 }
+
+# What carries a session, or what one would be without.
+COROUTINES = ("ours", "bare", "PyWebIO", "PyWebIO on uvloop", "websockets")
 
 _LISTENS = re.compile(r"(?:listening on |=== Running on http://)([\d.]+:\d+)")
 

@@ -9,14 +9,14 @@ from functools import partial
 from ..conversation import Client
 from ..load import CONCURRENCY, Peer, measured, start
 from ..result import Result, Sample, alternate, at_least, figure
+from ..server import COROUTINES
 
 
 async def measure(quick: bool) -> list[Result]:
     """Hold ours against PyWebIO's connections, and against bare calls that do the same."""
     count, rounds = (10, 3) if quick else (40, 7)
     async with AsyncExitStack() as stack:
-        kinds = ("ours", "bare", "PyWebIO", "PyWebIO on uvloop", "websockets")
-        peers = {kind: await start(stack, kind) for kind in kinds}
+        peers = {kind: await start(stack, kind) for kind in COROUTINES}
         samples = await alternate(rounds, {kind: partial(_opens, peer, count) for kind, peer in peers.items()})
     targets = {"bare": at_least(0.8), "PyWebIO": at_least(1.0)}
     return [

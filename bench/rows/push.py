@@ -7,6 +7,7 @@ from functools import partial
 
 from ..load import open_many, push, start
 from ..result import Result, alternate, at_least, figure
+from ..server import COROUTINES
 
 
 async def measure(quick: bool) -> list[Result]:
@@ -14,7 +15,7 @@ async def measure(quick: bool) -> list[Result]:
     count, rounds = (10_000, 3) if quick else (50_000, 5)
     sides = {}
     async with AsyncExitStack() as stack:
-        for kind in ("ours", "bare", "PyWebIO", "PyWebIO on uvloop", "websockets"):
+        for kind in COROUTINES:
             peer = await start(stack, kind)
             [conversation] = await open_many(peer.client, "push", 1)
             sides[kind] = partial(push, peer.server, conversation, count)

@@ -7,6 +7,7 @@ from functools import partial
 
 from ..load import SESSIONS, open_many, start, trips
 from ..result import Result, alternate, at_most, figure
+from ..server import COROUTINES
 
 
 async def measure(quick: bool) -> list[Result]:
@@ -14,7 +15,7 @@ async def measure(quick: bool) -> list[Result]:
     count, rounds = (40, 3) if quick else (100, 11)
     sides = {}
     async with AsyncExitStack() as stack:
-        for kind in ("ours", "bare", "PyWebIO", "PyWebIO on uvloop", "websockets"):
+        for kind in COROUTINES:
             peer = await start(stack, kind)
             sides[kind] = partial(trips, peer.server, await open_many(peer.client, "echo", SESSIONS), count)
         samples = await alternate(rounds, sides)
