@@ -504,7 +504,7 @@ class Attachment:
     def _command_window(self, asked: pb.Window) -> Window:
         most = self._config.command_window
         if not asked.messages and not asked.bytes:
-            return most
+            return most  # as most do: one object for all of them
         return Window(min(asked.messages or most.messages, most.messages), min(asked.bytes or most.size, most.size))
 
     def _limits(self, managed: ManagedSession, window: Window) -> pb.Limits:
