@@ -11,7 +11,7 @@ import pytest
 from session_service.config import Config
 from session_service.errors import ProtocolError, SessionUnknown, TakenOver
 from session_service.manager import ManagedSession, Observer, SessionManager
-from session_service.session import SessionInfo
+from session_service.session import AbstractSession, SessionInfo
 from session_service.testing.clock import VirtualLoop
 
 REQUEST_ID = "7c1a4c9e-36f5-4a27-9f0e-3f2f8f0f6b11"
@@ -94,6 +94,8 @@ def test_each_request_id_is_forgotten_when_its_time_is_over() -> None:
         assert not known(manager, ids[1])
         await asyncio.sleep(50)
         assert not known(manager, ids[2])
+        await asyncio.sleep(1)  # the sessions that were opened to ask have ended
+        assert AbstractSession.active_session_count() == 0
 
     loop = VirtualLoop(limit=1e6)
     try:
