@@ -28,7 +28,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from session_service.v1 import info_pb2 as session__service_dot_v1_dot_info__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n session_service/v1/session.proto\x12\x12session_service.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1dsession_service/v1/info.proto\"\xee\x01\n\rAttachRequest\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.session_service.v1.OpenH\x00\x12,\n\x06resume\x18\x02 \x01(\x0b\x32\x1a.session_service.v1.ResumeH\x00\x12*\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x19.session_service.v1.CloseH\x00\x12)\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x19.session_service.v1.Event\x12\x16\n\x0e\x66irst_sequence\x18\x05 \x01(\x04\x12\x0b\n\x03\x61\x63k\x18\x06 \x01(\x04\x42\t\n\x07\x63ontrol\"\xad\x02\n\x0e\x41ttachResponse\x12,\n\x06opened\x18\x01 \x01(\x0b\x32\x1a.session_service.v1.OpenedH\x00\x12.\n\x07resumed\x18\x02 \x01(\x0b\x32\x1b.session_service.v1.ResumedH\x00\x12\x30\n\x08\x64raining\x18\x03 \x01(\x0b\x32\x1c.session_service.v1.DrainingH\x00\x12,\n\x06\x63losed\x18\x04 \x01(\x0b\x32\x1a.session_service.v1.ClosedH\x00\x12-\n\x08\x63ommands\x18\x05 \x03(\x0b\x32\x1b.session_service.v1.Command\x12\x16\n\x0e\x66irst_sequence\x18\x06 \x01(\x04\x12\x0b\n\x03\x61\x63k\x18\x07 \x01(\x04\x42\t\n\x07\x63ontrol\"\xa3\x01\n\x05\x45vent\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05\x65vent\x18\x02 \x01(\t\x12&\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\x0e\n\x04json\x18\x04 \x01(\tH\x00\x12\x0e\n\x04\x62lob\x18\x05 \x01(\x0cH\x00\x12\'\n\x07message\x18\x06 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x42\t\n\x07payload\"\xa7\x01\n\x07\x43ommand\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x01(\t\x12&\n\x04spec\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\x0e\n\x04json\x18\x04 \x01(\tH\x00\x12\x0e\n\x04\x62lob\x18\x05 \x01(\x0cH\x00\x12\'\n\x07message\x18\x06 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x42\t\n\x07payload\"\xff\x02\n\x04Open\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\'\n\x06params\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x36\n\x07headers\x18\x03 \x03(\x0b\x32%.session_service.v1.Open.HeadersEntry\x12\x11\n\tresumable\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x30\n\rresume_window\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0e\x63ommand_window\x18\x07 \x01(\x0b\x32\x1a.session_service.v1.Window\x12\x39\n\x0e\x63ommand_format\x18\x08 \x01(\x0e\x32!.session_service.v1.PayloadFormat\x12\x11\n\tclient_id\x18\t \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf2\x01\n\x06Limits\x12\x30\n\x0c\x65vent_window\x18\x01 \x01(\x0b\x32\x1a.session_service.v1.Window\x12\x32\n\x0e\x63ommand_window\x18\x02 \x01(\x0b\x32\x1a.session_service.v1.Window\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\r\x12\x35\n\x12heartbeat_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rresume_window\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"^\n\x06Opened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12*\n\x06limits\x18\x03 \x01(\x0b\x32\x1a.session_service.v1.Limits\"\xf5\x01\n\x06Resume\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x10\n\x08received\x18\x03 \x01(\x04\x12\x32\n\x0e\x63ommand_window\x18\x04 \x01(\x0b\x32\x1a.session_service.v1.Window\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12\x38\n\x07headers\x18\x06 \x03(\x0b\x32\'.session_service.v1.Resume.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"G\n\x07Resumed\x12\x10\n\x08received\x18\x01 \x01(\x04\x12*\n\x06limits\x18\x02 \x01(\x0b\x32\x1a.session_service.v1.Limits\"$\n\x05\x43lose\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0b\n\x03now\x18\x02 \x01(\x08\"\\\n\x06\x43losed\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.session_service.v1.CloseReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"4\n\x08\x44raining\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\")\n\x06Window\x12\x10\n\x08messages\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\r*\xc7\x01\n\x0b\x43loseReason\x12\x1c\n\x18\x43LOSE_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43LOSE_REASON_COMPLETED\x10\x01\x12\x17\n\x13\x43LOSE_REASON_CLIENT\x10\x02\x12\x17\n\x13\x43LOSE_REASON_SERVER\x10\x03\x12\x18\n\x14\x43LOSE_REASON_EXPIRED\x10\x04\x12\x17\n\x13\x43LOSE_REASON_FAILED\x10\x05\x12\x19\n\x15\x43LOSE_REASON_SHUTDOWN\x10\x06*b\n\rPayloadFormat\x12\x1e\n\x1aPAYLOAD_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14PAYLOAD_FORMAT_VALUE\x10\x01\x12\x17\n\x13PAYLOAD_FORMAT_JSON\x10\x02\x32\xd4\x01\n\x0eSessionService\x12S\n\x06\x41ttach\x12!.session_service.v1.AttachRequest\x1a\".session_service.v1.AttachResponse(\x01\x30\x01\x12m\n\x10ParseSessionInfo\x12+.session_service.v1.ParseSessionInfoRequest\x1a,.session_service.v1.ParseSessionInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n session_service/v1/session.proto\x12\x12session_service.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1dsession_service/v1/info.proto\"\xee\x01\n\rAttachRequest\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.session_service.v1.OpenH\x00\x12,\n\x06resume\x18\x02 \x01(\x0b\x32\x1a.session_service.v1.ResumeH\x00\x12*\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x19.session_service.v1.CloseH\x00\x12)\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x19.session_service.v1.Event\x12\x16\n\x0e\x66irst_sequence\x18\x05 \x01(\x04\x12\x0b\n\x03\x61\x63k\x18\x06 \x01(\x04\x42\t\n\x07\x63ontrol\"\xdb\x02\n\x0e\x41ttachResponse\x12,\n\x06opened\x18\x01 \x01(\x0b\x32\x1a.session_service.v1.OpenedH\x00\x12.\n\x07resumed\x18\x02 \x01(\x0b\x32\x1b.session_service.v1.ResumedH\x00\x12\x30\n\x08\x64raining\x18\x03 \x01(\x0b\x32\x1c.session_service.v1.DrainingH\x00\x12,\n\x06\x63losed\x18\x04 \x01(\x0b\x32\x1a.session_service.v1.ClosedH\x00\x12,\n\x06\x66\x61iled\x18\x08 \x01(\x0b\x32\x1a.session_service.v1.FailedH\x00\x12-\n\x08\x63ommands\x18\x05 \x03(\x0b\x32\x1b.session_service.v1.Command\x12\x16\n\x0e\x66irst_sequence\x18\x06 \x01(\x04\x12\x0b\n\x03\x61\x63k\x18\x07 \x01(\x04\x42\t\n\x07\x63ontrol\"\xa3\x01\n\x05\x45vent\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05\x65vent\x18\x02 \x01(\t\x12&\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\x0e\n\x04json\x18\x04 \x01(\tH\x00\x12\x0e\n\x04\x62lob\x18\x05 \x01(\x0cH\x00\x12\'\n\x07message\x18\x06 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x42\t\n\x07payload\"\xa7\x01\n\x07\x43ommand\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x01(\t\x12&\n\x04spec\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\x0e\n\x04json\x18\x04 \x01(\tH\x00\x12\x0e\n\x04\x62lob\x18\x05 \x01(\x0cH\x00\x12\'\n\x07message\x18\x06 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x42\t\n\x07payload\"\xff\x02\n\x04Open\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\'\n\x06params\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x36\n\x07headers\x18\x03 \x03(\x0b\x32%.session_service.v1.Open.HeadersEntry\x12\x11\n\tresumable\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x30\n\rresume_window\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0e\x63ommand_window\x18\x07 \x01(\x0b\x32\x1a.session_service.v1.Window\x12\x39\n\x0e\x63ommand_format\x18\x08 \x01(\x0e\x32!.session_service.v1.PayloadFormat\x12\x11\n\tclient_id\x18\t \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf2\x01\n\x06Limits\x12\x30\n\x0c\x65vent_window\x18\x01 \x01(\x0b\x32\x1a.session_service.v1.Window\x12\x32\n\x0e\x63ommand_window\x18\x02 \x01(\x0b\x32\x1a.session_service.v1.Window\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\r\x12\x35\n\x12heartbeat_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rresume_window\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"^\n\x06Opened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12*\n\x06limits\x18\x03 \x01(\x0b\x32\x1a.session_service.v1.Limits\"\xf5\x01\n\x06Resume\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x10\n\x08received\x18\x03 \x01(\x04\x12\x32\n\x0e\x63ommand_window\x18\x04 \x01(\x0b\x32\x1a.session_service.v1.Window\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12\x38\n\x07headers\x18\x06 \x03(\x0b\x32\'.session_service.v1.Resume.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"G\n\x07Resumed\x12\x10\n\x08received\x18\x01 \x01(\x04\x12*\n\x06limits\x18\x02 \x01(\x0b\x32\x1a.session_service.v1.Limits\"$\n\x05\x43lose\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0b\n\x03now\x18\x02 \x01(\x08\"\\\n\x06\x43losed\x12/\n\x06reason\x18\x01 \x01(\x0e\x32\x1f.session_service.v1.CloseReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"4\n\x08\x44raining\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\")\n\x06Window\x12\x10\n\x08messages\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\r\"\x18\n\x06\x46\x61iled\x12\x0e\n\x06status\x18\x01 \x01(\x0c*\xc7\x01\n\x0b\x43loseReason\x12\x1c\n\x18\x43LOSE_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43LOSE_REASON_COMPLETED\x10\x01\x12\x17\n\x13\x43LOSE_REASON_CLIENT\x10\x02\x12\x17\n\x13\x43LOSE_REASON_SERVER\x10\x03\x12\x18\n\x14\x43LOSE_REASON_EXPIRED\x10\x04\x12\x17\n\x13\x43LOSE_REASON_FAILED\x10\x05\x12\x19\n\x15\x43LOSE_REASON_SHUTDOWN\x10\x06*b\n\rPayloadFormat\x12\x1e\n\x1aPAYLOAD_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14PAYLOAD_FORMAT_VALUE\x10\x01\x12\x17\n\x13PAYLOAD_FORMAT_JSON\x10\x02\x32\xd4\x01\n\x0eSessionService\x12S\n\x06\x41ttach\x12!.session_service.v1.AttachRequest\x1a\".session_service.v1.AttachResponse(\x01\x30\x01\x12m\n\x10ParseSessionInfo\x12+.session_service.v1.ParseSessionInfoRequest\x1a,.session_service.v1.ParseSessionInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,40 +39,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPEN_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_RESUME_HEADERSENTRY']._loaded_options = None
   _globals['_RESUME_HEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_CLOSEREASON']._serialized_start=2335
-  _globals['_CLOSEREASON']._serialized_end=2534
-  _globals['_PAYLOADFORMAT']._serialized_start=2536
-  _globals['_PAYLOADFORMAT']._serialized_end=2634
+  _globals['_CLOSEREASON']._serialized_start=2407
+  _globals['_CLOSEREASON']._serialized_end=2606
+  _globals['_PAYLOADFORMAT']._serialized_start=2608
+  _globals['_PAYLOADFORMAT']._serialized_end=2706
   _globals['_ATTACHREQUEST']._serialized_start=177
   _globals['_ATTACHREQUEST']._serialized_end=415
   _globals['_ATTACHRESPONSE']._serialized_start=418
-  _globals['_ATTACHRESPONSE']._serialized_end=719
-  _globals['_EVENT']._serialized_start=722
-  _globals['_EVENT']._serialized_end=885
-  _globals['_COMMAND']._serialized_start=888
-  _globals['_COMMAND']._serialized_end=1055
-  _globals['_OPEN']._serialized_start=1058
-  _globals['_OPEN']._serialized_end=1441
-  _globals['_OPEN_HEADERSENTRY']._serialized_start=1395
-  _globals['_OPEN_HEADERSENTRY']._serialized_end=1441
-  _globals['_LIMITS']._serialized_start=1444
-  _globals['_LIMITS']._serialized_end=1686
-  _globals['_OPENED']._serialized_start=1688
-  _globals['_OPENED']._serialized_end=1782
-  _globals['_RESUME']._serialized_start=1785
-  _globals['_RESUME']._serialized_end=2030
-  _globals['_RESUME_HEADERSENTRY']._serialized_start=1395
-  _globals['_RESUME_HEADERSENTRY']._serialized_end=1441
-  _globals['_RESUMED']._serialized_start=2032
-  _globals['_RESUMED']._serialized_end=2103
-  _globals['_CLOSE']._serialized_start=2105
-  _globals['_CLOSE']._serialized_end=2141
-  _globals['_CLOSED']._serialized_start=2143
-  _globals['_CLOSED']._serialized_end=2235
-  _globals['_DRAINING']._serialized_start=2237
-  _globals['_DRAINING']._serialized_end=2289
-  _globals['_WINDOW']._serialized_start=2291
-  _globals['_WINDOW']._serialized_end=2332
-  _globals['_SESSIONSERVICE']._serialized_start=2637
-  _globals['_SESSIONSERVICE']._serialized_end=2849
+  _globals['_ATTACHRESPONSE']._serialized_end=765
+  _globals['_EVENT']._serialized_start=768
+  _globals['_EVENT']._serialized_end=931
+  _globals['_COMMAND']._serialized_start=934
+  _globals['_COMMAND']._serialized_end=1101
+  _globals['_OPEN']._serialized_start=1104
+  _globals['_OPEN']._serialized_end=1487
+  _globals['_OPEN_HEADERSENTRY']._serialized_start=1441
+  _globals['_OPEN_HEADERSENTRY']._serialized_end=1487
+  _globals['_LIMITS']._serialized_start=1490
+  _globals['_LIMITS']._serialized_end=1732
+  _globals['_OPENED']._serialized_start=1734
+  _globals['_OPENED']._serialized_end=1828
+  _globals['_RESUME']._serialized_start=1831
+  _globals['_RESUME']._serialized_end=2076
+  _globals['_RESUME_HEADERSENTRY']._serialized_start=1441
+  _globals['_RESUME_HEADERSENTRY']._serialized_end=1487
+  _globals['_RESUMED']._serialized_start=2078
+  _globals['_RESUMED']._serialized_end=2149
+  _globals['_CLOSE']._serialized_start=2151
+  _globals['_CLOSE']._serialized_end=2187
+  _globals['_CLOSED']._serialized_start=2189
+  _globals['_CLOSED']._serialized_end=2281
+  _globals['_DRAINING']._serialized_start=2283
+  _globals['_DRAINING']._serialized_end=2335
+  _globals['_WINDOW']._serialized_start=2337
+  _globals['_WINDOW']._serialized_end=2378
+  _globals['_FAILED']._serialized_start=2380
+  _globals['_FAILED']._serialized_end=2404
+  _globals['_SESSIONSERVICE']._serialized_start=2709
+  _globals['_SESSIONSERVICE']._serialized_end=2921
 # @@protoc_insertion_point(module_scope)

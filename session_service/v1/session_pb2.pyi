@@ -51,7 +51,9 @@ D, delivery in resumable sessions:
     writer, so two sides that both only write come to rest at their windows and go on as soon as
     either reads.
   - (D7) A stream that ends without `closed` is broken, whatever its status, OK included. The
-    client backs off with full jitter and resumes, unless the error, below, says otherwise.
+    client backs off with full jitter and resumes, unless the error, below, says otherwise. Only
+    progress, which is an ack, a new command or a stream that lived a while, starts the back-off
+    anew. An event that breaks five streams in a row is given up, with an error that names it.
   - (D7a) REOPEN means that there is no such session. Before its first `opened` a client library
     opens again by itself. After it, never, for the app would run twice: it tells its application
     that the session is lost, and which was the last event known to be taken over.
@@ -73,7 +75,8 @@ A, attachment of streams to resumable sessions:
   - (A5) A `Resume.received` that the server cannot serve, below what it kept or above what it
     sent, is OUT_OF_RANGE, RESUME_IMPOSSIBLE: there is no partial recovery. Each refusal of a
     known session says in its details which was the last event taken over.
-  - (A6) `Open.request_id` makes an open safe to repeat.
+  - (A6) `Open.request_id` makes an open safe to repeat. A client that gives an open up, once it
+    is written, sends `close` with `now` and half-closes.
   - (A7) A session that has ended stays resumable until its last commands and `closed` are
     acknowledged, or a resume window has passed in which no ack advanced. A call still open then
     ends: OK if `closed` was written, else ABORTED, ENDED_UNDELIVERED.
@@ -86,7 +89,9 @@ E, the end:
     `close` with `now` cancels the app's tasks instead. Either way the app cleans up, the
     remaining commands and `closed` arrive, and the status is OK.
   - (E2) `closed` is the last response of a session, after every command. The call then ends with
-    OK, also when the app failed: other statuses are for errors of the protocol.
+    OK, also when the app failed: other statuses are for errors of the protocol. When everything
+    is said the client half-closes; the server waits for that, for 1 second at most, since some
+    proxies cancel a request whose response ends first.
   - (E3) A server that shuts down refuses `open` with UNAVAILABLE, DRAINING, and sends
     `draining`. Sessions go on, and resumes are served, until the grace is over; what is open
     then closes with CLOSE_REASON_SHUTDOWN.
@@ -100,6 +105,9 @@ reasons below, and a metadata entry `retry` that a client obeys before it looks 
   - RESUME: the session is there. Back off with full jitter, then resume.
   - REOPEN: there is no such session. See (D7a).
   - NEVER, and any value that the client does not know: tell the application.
+
+The server writes each error as `failed` first, and then ends the call with it. A client obeys
+`failed` over the status, which a proxy may have lost.
 
 All of them, as status, reason, retry:
 
@@ -131,8 +139,8 @@ All of them, as status, reason, retry:
     server's log.
 
 Without an ErrorInfo the client resumes, unless the status is INVALID_ARGUMENT, NOT_FOUND,
-PERMISSION_DENIED, FAILED_PRECONDITION, RESOURCE_EXHAUSTED or UNIMPLEMENTED. After
-UNAUTHENTICATED it tries once more with fresh credentials (D7).
+PERMISSION_DENIED, FAILED_PRECONDITION or UNIMPLEMENTED, or RESOURCE_EXHAUSTED before the first
+`opened`. After UNAUTHENTICATED it tries once more with fresh credentials (D7).
 """
 
 from collections import abc as _abc
@@ -295,14 +303,14 @@ Global___AttachRequest: _TypeAlias = AttachRequest  # noqa: Y015
 class AttachResponse(_message.Message):
     """What the server sends.
 
-    The first response that is no heartbeat holds `opened` or `resumed`, the last one `closed`. A
-    response with nothing in it is a heartbeat: the server sends one whenever it has sent nothing for
-    `Limits.heartbeat_interval`, to plain clients too. After three intervals of silence a client may
-    take the stream for broken (F3).
+    The first response that is no heartbeat holds `opened` or `resumed`, the last one `closed`, or
+    `failed` where the call ends with an error of the server's. A response with nothing in it is a
+    heartbeat: the server sends one whenever it has sent nothing for `Limits.heartbeat_interval`, to
+    plain clients too. After three intervals of silence a client may take the stream for broken (F3).
 
-    The parts take effect in the order ack, opened or resumed, commands, draining, closed. Unknown
-    fields and control parts are ignored (F6). No response is larger than `Limits.max_message_bytes`,
-    and batches are cut at about 256 KiB (F7).
+    The parts take effect in the order ack, opened or resumed, commands, draining, closed, failed.
+    Unknown fields and control parts are ignored (F6). No response is larger than
+    `Limits.max_message_bytes`, and batches are cut at about 256 KiB (F7).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -311,6 +319,7 @@ class AttachResponse(_message.Message):
     RESUMED_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
     COMMANDS_FIELD_NUMBER: _builtins.int
     FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
     ACK_FIELD_NUMBER: _builtins.int
@@ -339,6 +348,10 @@ class AttachResponse(_message.Message):
         """The session has ended, and everything it had to say has been said."""
 
     @_builtins.property
+    def failed(self) -> Global___Failed:
+        """The call is about to end with this error."""
+
+    @_builtins.property
     def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___Command]:
         """Commands, in order."""
 
@@ -349,15 +362,16 @@ class AttachResponse(_message.Message):
         resumed: Global___Resumed | None = ...,
         draining: Global___Draining | None = ...,
         closed: Global___Closed | None = ...,
+        failed: Global___Failed | None = ...,
         commands: _abc.Iterable[Global___Command] | None = ...,
         first_sequence: _builtins.int = ...,
         ack: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "control", b"control", "draining", b"draining", "opened", b"opened", "resumed", b"resumed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "control", b"control", "draining", b"draining", "failed", b"failed", "opened", b"opened", "resumed", b"resumed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "closed", b"closed", "commands", b"commands", "control", b"control", "draining", b"draining", "first_sequence", b"first_sequence", "opened", b"opened", "resumed", b"resumed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "closed", b"closed", "commands", b"commands", "control", b"control", "draining", b"draining", "failed", b"failed", "first_sequence", b"first_sequence", "opened", b"opened", "resumed", b"resumed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_control: _TypeAlias = _typing.Literal["opened", "resumed", "draining", "closed"]  # noqa: Y015
+    _WhichOneofReturnType_control: _TypeAlias = _typing.Literal["opened", "resumed", "draining", "closed", "failed"]  # noqa: Y015
     _WhichOneofArgType_control: _TypeAlias = _typing.Literal["control", b"control"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_control) -> _WhichOneofReturnType_control | None: ...
 
@@ -907,3 +921,32 @@ class Window(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Window: _TypeAlias = Window  # noqa: Y015
+
+@_typing.final
+class Failed(_message.Message):
+    """The error that a call is about to end with.
+
+    It says what the status of the call says, and comes before it, since some proxies lose a status
+    that the server sends before the client has half-closed (E2). A client that sees it half-closes,
+    reads on to the status, and obeys this one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    status: _builtins.bytes
+    """A google.rpc.Status, encoded, as in the metadata `grpc-status-details-bin`: the code, a text,
+    and in its details the google.rpc.ErrorInfo.
+    """
+    def __init__(
+        self,
+        *,
+        status: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Failed: _TypeAlias = Failed  # noqa: Y015

@@ -54,7 +54,9 @@
 //     writer, so two sides that both only write come to rest at their windows and go on as soon as
 //     either reads.
 //   - (D7) A stream that ends without `closed` is broken, whatever its status, OK included. The
-//     client backs off with full jitter and resumes, unless the error, below, says otherwise.
+//     client backs off with full jitter and resumes, unless the error, below, says otherwise. Only
+//     progress, which is an ack, a new command or a stream that lived a while, starts the back-off
+//     anew. An event that breaks five streams in a row is given up, with an error that names it.
 //   - (D7a) REOPEN means that there is no such session. Before its first `opened` a client library
 //     opens again by itself. After it, never, for the app would run twice: it tells its application
 //     that the session is lost, and which was the last event known to be taken over.
@@ -76,7 +78,8 @@
 //   - (A5) A `Resume.received` that the server cannot serve, below what it kept or above what it
 //     sent, is OUT_OF_RANGE, RESUME_IMPOSSIBLE: there is no partial recovery. Each refusal of a
 //     known session says in its details which was the last event taken over.
-//   - (A6) `Open.request_id` makes an open safe to repeat.
+//   - (A6) `Open.request_id` makes an open safe to repeat. A client that gives an open up, once it
+//     is written, sends `close` with `now` and half-closes.
 //   - (A7) A session that has ended stays resumable until its last commands and `closed` are
 //     acknowledged, or a resume window has passed in which no ack advanced. A call still open then
 //     ends: OK if `closed` was written, else ABORTED, ENDED_UNDELIVERED.
@@ -89,7 +92,9 @@
 //     `close` with `now` cancels the app's tasks instead. Either way the app cleans up, the
 //     remaining commands and `closed` arrive, and the status is OK.
 //   - (E2) `closed` is the last response of a session, after every command. The call then ends with
-//     OK, also when the app failed: other statuses are for errors of the protocol.
+//     OK, also when the app failed: other statuses are for errors of the protocol. When everything
+//     is said the client half-closes; the server waits for that, for 1 second at most, since some
+//     proxies cancel a request whose response ends first.
 //   - (E3) A server that shuts down refuses `open` with UNAVAILABLE, DRAINING, and sends
 //     `draining`. Sessions go on, and resumes are served, until the grace is over; what is open
 //     then closes with CLOSE_REASON_SHUTDOWN.
@@ -103,6 +108,9 @@
 //   - RESUME: the session is there. Back off with full jitter, then resume.
 //   - REOPEN: there is no such session. See (D7a).
 //   - NEVER, and any value that the client does not know: tell the application.
+//
+// The server writes each error as `failed` first, and then ends the call with it. A client obeys
+// `failed` over the status, which a proxy may have lost.
 //
 // All of them, as status, reason, retry:
 //
@@ -134,8 +142,8 @@
 //     server's log.
 //
 // Without an ErrorInfo the client resumes, unless the status is INVALID_ARGUMENT, NOT_FOUND,
-// PERMISSION_DENIED, FAILED_PRECONDITION, RESOURCE_EXHAUSTED or UNIMPLEMENTED. After
-// UNAUTHENTICATED it tries once more with fresh credentials (D7).
+// PERMISSION_DENIED, FAILED_PRECONDITION or UNIMPLEMENTED, or RESOURCE_EXHAUSTED before the first
+// `opened`. After UNAUTHENTICATED it tries once more with fresh credentials (D7).
 
 package sessionpb
 
@@ -427,14 +435,14 @@ func (*AttachRequest_Close) isAttachRequest_Control() {}
 
 // What the server sends.
 //
-// The first response that is no heartbeat holds `opened` or `resumed`, the last one `closed`. A
-// response with nothing in it is a heartbeat: the server sends one whenever it has sent nothing for
-// `Limits.heartbeat_interval`, to plain clients too. After three intervals of silence a client may
-// take the stream for broken (F3).
+// The first response that is no heartbeat holds `opened` or `resumed`, the last one `closed`, or
+// `failed` where the call ends with an error of the server's. A response with nothing in it is a
+// heartbeat: the server sends one whenever it has sent nothing for `Limits.heartbeat_interval`, to
+// plain clients too. After three intervals of silence a client may take the stream for broken (F3).
 //
-// The parts take effect in the order ack, opened or resumed, commands, draining, closed. Unknown
-// fields and control parts are ignored (F6). No response is larger than `Limits.max_message_bytes`,
-// and batches are cut at about 256 KiB (F7).
+// The parts take effect in the order ack, opened or resumed, commands, draining, closed, failed.
+// Unknown fields and control parts are ignored (F6). No response is larger than
+// `Limits.max_message_bytes`, and batches are cut at about 256 KiB (F7).
 type AttachResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What has happened, besides the commands. Absent: nothing.
@@ -445,6 +453,7 @@ type AttachResponse struct {
 	//	*AttachResponse_Resumed
 	//	*AttachResponse_Draining
 	//	*AttachResponse_Closed
+	//	*AttachResponse_Failed
 	Control isAttachResponse_Control `protobuf_oneof:"control"`
 	// Commands, in order.
 	Commands []*Command `protobuf:"bytes,5,rep,name=commands,proto3" json:"commands,omitempty"`
@@ -531,6 +540,15 @@ func (x *AttachResponse) GetClosed() *Closed {
 	return nil
 }
 
+func (x *AttachResponse) GetFailed() *Failed {
+	if x != nil {
+		if x, ok := x.Control.(*AttachResponse_Failed); ok {
+			return x.Failed
+		}
+	}
+	return nil
+}
+
 func (x *AttachResponse) GetCommands() []*Command {
 	if x != nil {
 		return x.Commands
@@ -576,6 +594,11 @@ type AttachResponse_Closed struct {
 	Closed *Closed `protobuf:"bytes,4,opt,name=closed,proto3,oneof"`
 }
 
+type AttachResponse_Failed struct {
+	// The call is about to end with this error.
+	Failed *Failed `protobuf:"bytes,8,opt,name=failed,proto3,oneof"`
+}
+
 func (*AttachResponse_Opened) isAttachResponse_Control() {}
 
 func (*AttachResponse_Resumed) isAttachResponse_Control() {}
@@ -583,6 +606,8 @@ func (*AttachResponse_Resumed) isAttachResponse_Control() {}
 func (*AttachResponse_Draining) isAttachResponse_Control() {}
 
 func (*AttachResponse_Closed) isAttachResponse_Control() {}
+
+func (*AttachResponse_Failed) isAttachResponse_Control() {}
 
 // Something that happened at the client, for a task of the app.
 type Event struct {
@@ -1559,6 +1584,57 @@ func (x *Window) GetBytes() uint32 {
 	return 0
 }
 
+// The error that a call is about to end with.
+//
+// It says what the status of the call says, and comes before it, since some proxies lose a status
+// that the server sends before the client has half-closed (E2). A client that sees it half-closes,
+// reads on to the status, and obeys this one.
+type Failed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A google.rpc.Status, encoded, as in the metadata `grpc-status-details-bin`: the code, a text,
+	// and in its details the google.rpc.ErrorInfo.
+	Status        []byte `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failed) Reset() {
+	*x = Failed{}
+	mi := &file_session_service_v1_session_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failed) ProtoMessage() {}
+
+func (x *Failed) ProtoReflect() protoreflect.Message {
+	mi := &file_session_service_v1_session_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failed.ProtoReflect.Descriptor instead.
+func (*Failed) Descriptor() ([]byte, []int) {
+	return file_session_service_v1_session_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Failed) GetStatus() []byte {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
 var File_session_service_v1_session_proto protoreflect.FileDescriptor
 
 const file_session_service_v1_session_proto_rawDesc = "" +
@@ -1571,12 +1647,13 @@ const file_session_service_v1_session_proto_rawDesc = "" +
 	"\x06events\x18\x04 \x03(\v2\x19.session_service.v1.EventR\x06events\x12%\n" +
 	"\x0efirst_sequence\x18\x05 \x01(\x04R\rfirstSequence\x12\x10\n" +
 	"\x03ack\x18\x06 \x01(\x04R\x03ackB\t\n" +
-	"\acontrol\"\xee\x02\n" +
+	"\acontrol\"\xa4\x03\n" +
 	"\x0eAttachResponse\x124\n" +
 	"\x06opened\x18\x01 \x01(\v2\x1a.session_service.v1.OpenedH\x00R\x06opened\x127\n" +
 	"\aresumed\x18\x02 \x01(\v2\x1b.session_service.v1.ResumedH\x00R\aresumed\x12:\n" +
 	"\bdraining\x18\x03 \x01(\v2\x1c.session_service.v1.DrainingH\x00R\bdraining\x124\n" +
-	"\x06closed\x18\x04 \x01(\v2\x1a.session_service.v1.ClosedH\x00R\x06closed\x127\n" +
+	"\x06closed\x18\x04 \x01(\v2\x1a.session_service.v1.ClosedH\x00R\x06closed\x124\n" +
+	"\x06failed\x18\b \x01(\v2\x1a.session_service.v1.FailedH\x00R\x06failed\x127\n" +
 	"\bcommands\x18\x05 \x03(\v2\x1b.session_service.v1.CommandR\bcommands\x12%\n" +
 	"\x0efirst_sequence\x18\x06 \x01(\x04R\rfirstSequence\x12\x10\n" +
 	"\x03ack\x18\a \x01(\x04R\x03ackB\t\n" +
@@ -1647,7 +1724,9 @@ const file_session_service_v1_session_proto_rawDesc = "" +
 	"\x05grace\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05grace\":\n" +
 	"\x06Window\x12\x1a\n" +
 	"\bmessages\x18\x01 \x01(\rR\bmessages\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\rR\x05bytes*\xc7\x01\n" +
+	"\x05bytes\x18\x02 \x01(\rR\x05bytes\" \n" +
+	"\x06Failed\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\fR\x06status*\xc7\x01\n" +
 	"\vCloseReason\x12\x1c\n" +
 	"\x18CLOSE_REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16CLOSE_REASON_COMPLETED\x10\x01\x12\x17\n" +
@@ -1677,7 +1756,7 @@ func file_session_service_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_session_service_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_session_service_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_session_service_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_session_service_v1_session_proto_goTypes = []any{
 	(CloseReason)(0),                 // 0: session_service.v1.CloseReason
 	(PayloadFormat)(0),               // 1: session_service.v1.PayloadFormat
@@ -1694,14 +1773,15 @@ var file_session_service_v1_session_proto_goTypes = []any{
 	(*Closed)(nil),                   // 12: session_service.v1.Closed
 	(*Draining)(nil),                 // 13: session_service.v1.Draining
 	(*Window)(nil),                   // 14: session_service.v1.Window
-	nil,                              // 15: session_service.v1.Open.HeadersEntry
-	nil,                              // 16: session_service.v1.Resume.HeadersEntry
-	(*structpb.Value)(nil),           // 17: google.protobuf.Value
-	(*anypb.Any)(nil),                // 18: google.protobuf.Any
-	(*structpb.Struct)(nil),          // 19: google.protobuf.Struct
-	(*durationpb.Duration)(nil),      // 20: google.protobuf.Duration
-	(*ParseSessionInfoRequest)(nil),  // 21: session_service.v1.ParseSessionInfoRequest
-	(*ParseSessionInfoResponse)(nil), // 22: session_service.v1.ParseSessionInfoResponse
+	(*Failed)(nil),                   // 15: session_service.v1.Failed
+	nil,                              // 16: session_service.v1.Open.HeadersEntry
+	nil,                              // 17: session_service.v1.Resume.HeadersEntry
+	(*structpb.Value)(nil),           // 18: google.protobuf.Value
+	(*anypb.Any)(nil),                // 19: google.protobuf.Any
+	(*structpb.Struct)(nil),          // 20: google.protobuf.Struct
+	(*durationpb.Duration)(nil),      // 21: google.protobuf.Duration
+	(*ParseSessionInfoRequest)(nil),  // 22: session_service.v1.ParseSessionInfoRequest
+	(*ParseSessionInfoResponse)(nil), // 23: session_service.v1.ParseSessionInfoResponse
 }
 var file_session_service_v1_session_proto_depIdxs = []int32{
 	6,  // 0: session_service.v1.AttachRequest.open:type_name -> session_service.v1.Open
@@ -1712,35 +1792,36 @@ var file_session_service_v1_session_proto_depIdxs = []int32{
 	10, // 5: session_service.v1.AttachResponse.resumed:type_name -> session_service.v1.Resumed
 	13, // 6: session_service.v1.AttachResponse.draining:type_name -> session_service.v1.Draining
 	12, // 7: session_service.v1.AttachResponse.closed:type_name -> session_service.v1.Closed
-	5,  // 8: session_service.v1.AttachResponse.commands:type_name -> session_service.v1.Command
-	17, // 9: session_service.v1.Event.data:type_name -> google.protobuf.Value
-	18, // 10: session_service.v1.Event.message:type_name -> google.protobuf.Any
-	17, // 11: session_service.v1.Command.spec:type_name -> google.protobuf.Value
-	18, // 12: session_service.v1.Command.message:type_name -> google.protobuf.Any
-	19, // 13: session_service.v1.Open.params:type_name -> google.protobuf.Struct
-	15, // 14: session_service.v1.Open.headers:type_name -> session_service.v1.Open.HeadersEntry
-	20, // 15: session_service.v1.Open.resume_window:type_name -> google.protobuf.Duration
-	14, // 16: session_service.v1.Open.command_window:type_name -> session_service.v1.Window
-	1,  // 17: session_service.v1.Open.command_format:type_name -> session_service.v1.PayloadFormat
-	14, // 18: session_service.v1.Limits.event_window:type_name -> session_service.v1.Window
-	14, // 19: session_service.v1.Limits.command_window:type_name -> session_service.v1.Window
-	20, // 20: session_service.v1.Limits.heartbeat_interval:type_name -> google.protobuf.Duration
-	20, // 21: session_service.v1.Limits.resume_window:type_name -> google.protobuf.Duration
-	7,  // 22: session_service.v1.Opened.limits:type_name -> session_service.v1.Limits
-	14, // 23: session_service.v1.Resume.command_window:type_name -> session_service.v1.Window
-	16, // 24: session_service.v1.Resume.headers:type_name -> session_service.v1.Resume.HeadersEntry
-	7,  // 25: session_service.v1.Resumed.limits:type_name -> session_service.v1.Limits
-	0,  // 26: session_service.v1.Closed.reason:type_name -> session_service.v1.CloseReason
-	20, // 27: session_service.v1.Draining.grace:type_name -> google.protobuf.Duration
-	2,  // 28: session_service.v1.SessionService.Attach:input_type -> session_service.v1.AttachRequest
-	21, // 29: session_service.v1.SessionService.ParseSessionInfo:input_type -> session_service.v1.ParseSessionInfoRequest
-	3,  // 30: session_service.v1.SessionService.Attach:output_type -> session_service.v1.AttachResponse
-	22, // 31: session_service.v1.SessionService.ParseSessionInfo:output_type -> session_service.v1.ParseSessionInfoResponse
-	30, // [30:32] is the sub-list for method output_type
-	28, // [28:30] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	15, // 8: session_service.v1.AttachResponse.failed:type_name -> session_service.v1.Failed
+	5,  // 9: session_service.v1.AttachResponse.commands:type_name -> session_service.v1.Command
+	18, // 10: session_service.v1.Event.data:type_name -> google.protobuf.Value
+	19, // 11: session_service.v1.Event.message:type_name -> google.protobuf.Any
+	18, // 12: session_service.v1.Command.spec:type_name -> google.protobuf.Value
+	19, // 13: session_service.v1.Command.message:type_name -> google.protobuf.Any
+	20, // 14: session_service.v1.Open.params:type_name -> google.protobuf.Struct
+	16, // 15: session_service.v1.Open.headers:type_name -> session_service.v1.Open.HeadersEntry
+	21, // 16: session_service.v1.Open.resume_window:type_name -> google.protobuf.Duration
+	14, // 17: session_service.v1.Open.command_window:type_name -> session_service.v1.Window
+	1,  // 18: session_service.v1.Open.command_format:type_name -> session_service.v1.PayloadFormat
+	14, // 19: session_service.v1.Limits.event_window:type_name -> session_service.v1.Window
+	14, // 20: session_service.v1.Limits.command_window:type_name -> session_service.v1.Window
+	21, // 21: session_service.v1.Limits.heartbeat_interval:type_name -> google.protobuf.Duration
+	21, // 22: session_service.v1.Limits.resume_window:type_name -> google.protobuf.Duration
+	7,  // 23: session_service.v1.Opened.limits:type_name -> session_service.v1.Limits
+	14, // 24: session_service.v1.Resume.command_window:type_name -> session_service.v1.Window
+	17, // 25: session_service.v1.Resume.headers:type_name -> session_service.v1.Resume.HeadersEntry
+	7,  // 26: session_service.v1.Resumed.limits:type_name -> session_service.v1.Limits
+	0,  // 27: session_service.v1.Closed.reason:type_name -> session_service.v1.CloseReason
+	21, // 28: session_service.v1.Draining.grace:type_name -> google.protobuf.Duration
+	2,  // 29: session_service.v1.SessionService.Attach:input_type -> session_service.v1.AttachRequest
+	22, // 30: session_service.v1.SessionService.ParseSessionInfo:input_type -> session_service.v1.ParseSessionInfoRequest
+	3,  // 31: session_service.v1.SessionService.Attach:output_type -> session_service.v1.AttachResponse
+	23, // 32: session_service.v1.SessionService.ParseSessionInfo:output_type -> session_service.v1.ParseSessionInfoResponse
+	31, // [31:33] is the sub-list for method output_type
+	29, // [29:31] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_session_service_v1_session_proto_init() }
@@ -1759,6 +1840,7 @@ func file_session_service_v1_session_proto_init() {
 		(*AttachResponse_Resumed)(nil),
 		(*AttachResponse_Draining)(nil),
 		(*AttachResponse_Closed)(nil),
+		(*AttachResponse_Failed)(nil),
 	}
 	file_session_service_v1_session_proto_msgTypes[2].OneofWrappers = []any{
 		(*Event_Data)(nil),
@@ -1778,7 +1860,7 @@ func file_session_service_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_session_service_v1_session_proto_rawDesc), len(file_session_service_v1_session_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

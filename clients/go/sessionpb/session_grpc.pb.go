@@ -54,7 +54,9 @@
 //     writer, so two sides that both only write come to rest at their windows and go on as soon as
 //     either reads.
 //   - (D7) A stream that ends without `closed` is broken, whatever its status, OK included. The
-//     client backs off with full jitter and resumes, unless the error, below, says otherwise.
+//     client backs off with full jitter and resumes, unless the error, below, says otherwise. Only
+//     progress, which is an ack, a new command or a stream that lived a while, starts the back-off
+//     anew. An event that breaks five streams in a row is given up, with an error that names it.
 //   - (D7a) REOPEN means that there is no such session. Before its first `opened` a client library
 //     opens again by itself. After it, never, for the app would run twice: it tells its application
 //     that the session is lost, and which was the last event known to be taken over.
@@ -76,7 +78,8 @@
 //   - (A5) A `Resume.received` that the server cannot serve, below what it kept or above what it
 //     sent, is OUT_OF_RANGE, RESUME_IMPOSSIBLE: there is no partial recovery. Each refusal of a
 //     known session says in its details which was the last event taken over.
-//   - (A6) `Open.request_id` makes an open safe to repeat.
+//   - (A6) `Open.request_id` makes an open safe to repeat. A client that gives an open up, once it
+//     is written, sends `close` with `now` and half-closes.
 //   - (A7) A session that has ended stays resumable until its last commands and `closed` are
 //     acknowledged, or a resume window has passed in which no ack advanced. A call still open then
 //     ends: OK if `closed` was written, else ABORTED, ENDED_UNDELIVERED.
@@ -89,7 +92,9 @@
 //     `close` with `now` cancels the app's tasks instead. Either way the app cleans up, the
 //     remaining commands and `closed` arrive, and the status is OK.
 //   - (E2) `closed` is the last response of a session, after every command. The call then ends with
-//     OK, also when the app failed: other statuses are for errors of the protocol.
+//     OK, also when the app failed: other statuses are for errors of the protocol. When everything
+//     is said the client half-closes; the server waits for that, for 1 second at most, since some
+//     proxies cancel a request whose response ends first.
 //   - (E3) A server that shuts down refuses `open` with UNAVAILABLE, DRAINING, and sends
 //     `draining`. Sessions go on, and resumes are served, until the grace is over; what is open
 //     then closes with CLOSE_REASON_SHUTDOWN.
@@ -103,6 +108,9 @@
 //   - RESUME: the session is there. Back off with full jitter, then resume.
 //   - REOPEN: there is no such session. See (D7a).
 //   - NEVER, and any value that the client does not know: tell the application.
+//
+// The server writes each error as `failed` first, and then ends the call with it. A client obeys
+// `failed` over the status, which a proxy may have lost.
 //
 // All of them, as status, reason, retry:
 //
@@ -134,8 +142,8 @@
 //     server's log.
 //
 // Without an ErrorInfo the client resumes, unless the status is INVALID_ARGUMENT, NOT_FOUND,
-// PERMISSION_DENIED, FAILED_PRECONDITION, RESOURCE_EXHAUSTED or UNIMPLEMENTED. After
-// UNAUTHENTICATED it tries once more with fresh credentials (D7).
+// PERMISSION_DENIED, FAILED_PRECONDITION or UNIMPLEMENTED, or RESOURCE_EXHAUSTED before the first
+// `opened`. After UNAUTHENTICATED it tries once more with fresh credentials (D7).
 
 package sessionpb
 

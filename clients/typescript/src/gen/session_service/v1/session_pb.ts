@@ -52,7 +52,9 @@
 //     writer, so two sides that both only write come to rest at their windows and go on as soon as
 //     either reads.
 //   - (D7) A stream that ends without `closed` is broken, whatever its status, OK included. The
-//     client backs off with full jitter and resumes, unless the error, below, says otherwise.
+//     client backs off with full jitter and resumes, unless the error, below, says otherwise. Only
+//     progress, which is an ack, a new command or a stream that lived a while, starts the back-off
+//     anew. An event that breaks five streams in a row is given up, with an error that names it.
 //   - (D7a) REOPEN means that there is no such session. Before its first `opened` a client library
 //     opens again by itself. After it, never, for the app would run twice: it tells its application
 //     that the session is lost, and which was the last event known to be taken over.
@@ -74,7 +76,8 @@
 //   - (A5) A `Resume.received` that the server cannot serve, below what it kept or above what it
 //     sent, is OUT_OF_RANGE, RESUME_IMPOSSIBLE: there is no partial recovery. Each refusal of a
 //     known session says in its details which was the last event taken over.
-//   - (A6) `Open.request_id` makes an open safe to repeat.
+//   - (A6) `Open.request_id` makes an open safe to repeat. A client that gives an open up, once it
+//     is written, sends `close` with `now` and half-closes.
 //   - (A7) A session that has ended stays resumable until its last commands and `closed` are
 //     acknowledged, or a resume window has passed in which no ack advanced. A call still open then
 //     ends: OK if `closed` was written, else ABORTED, ENDED_UNDELIVERED.
@@ -87,7 +90,9 @@
 //     `close` with `now` cancels the app's tasks instead. Either way the app cleans up, the
 //     remaining commands and `closed` arrive, and the status is OK.
 //   - (E2) `closed` is the last response of a session, after every command. The call then ends with
-//     OK, also when the app failed: other statuses are for errors of the protocol.
+//     OK, also when the app failed: other statuses are for errors of the protocol. When everything
+//     is said the client half-closes; the server waits for that, for 1 second at most, since some
+//     proxies cancel a request whose response ends first.
 //   - (E3) A server that shuts down refuses `open` with UNAVAILABLE, DRAINING, and sends
 //     `draining`. Sessions go on, and resumes are served, until the grace is over; what is open
 //     then closes with CLOSE_REASON_SHUTDOWN.
@@ -101,6 +106,9 @@
 //   - RESUME: the session is there. Back off with full jitter, then resume.
 //   - REOPEN: there is no such session. See (D7a).
 //   - NEVER, and any value that the client does not know: tell the application.
+//
+// The server writes each error as `failed` first, and then ends the call with it. A client obeys
+// `failed` over the status, which a proxy may have lost.
 //
 // All of them, as status, reason, retry:
 //
@@ -132,8 +140,8 @@
 //     server's log.
 //
 // Without an ErrorInfo the client resumes, unless the status is INVALID_ARGUMENT, NOT_FOUND,
-// PERMISSION_DENIED, FAILED_PRECONDITION, RESOURCE_EXHAUSTED or UNIMPLEMENTED. After
-// UNAUTHENTICATED it tries once more with fresh credentials (D7).
+// PERMISSION_DENIED, FAILED_PRECONDITION or UNIMPLEMENTED, or RESOURCE_EXHAUSTED before the first
+// `opened`. After UNAUTHENTICATED it tries once more with fresh credentials (D7).
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
@@ -147,7 +155,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file session_service/v1/session.proto.
  */
 export const file_session_service_v1_session: GenFile = /*@__PURE__*/
-  fileDesc("CiBzZXNzaW9uX3NlcnZpY2UvdjEvc2Vzc2lvbi5wcm90bxISc2Vzc2lvbl9zZXJ2aWNlLnYxIu4BCg1BdHRhY2hSZXF1ZXN0EigKBG9wZW4YASABKAsyGC5zZXNzaW9uX3NlcnZpY2UudjEuT3BlbkgAEiwKBnJlc3VtZRgCIAEoCzIaLnNlc3Npb25fc2VydmljZS52MS5SZXN1bWVIABIqCgVjbG9zZRgDIAEoCzIZLnNlc3Npb25fc2VydmljZS52MS5DbG9zZUgAEikKBmV2ZW50cxgEIAMoCzIZLnNlc3Npb25fc2VydmljZS52MS5FdmVudBIWCg5maXJzdF9zZXF1ZW5jZRgFIAEoBBILCgNhY2sYBiABKARCCQoHY29udHJvbCKtAgoOQXR0YWNoUmVzcG9uc2USLAoGb3BlbmVkGAEgASgLMhouc2Vzc2lvbl9zZXJ2aWNlLnYxLk9wZW5lZEgAEi4KB3Jlc3VtZWQYAiABKAsyGy5zZXNzaW9uX3NlcnZpY2UudjEuUmVzdW1lZEgAEjAKCGRyYWluaW5nGAMgASgLMhwuc2Vzc2lvbl9zZXJ2aWNlLnYxLkRyYWluaW5nSAASLAoGY2xvc2VkGAQgASgLMhouc2Vzc2lvbl9zZXJ2aWNlLnYxLkNsb3NlZEgAEi0KCGNvbW1hbmRzGAUgAygLMhsuc2Vzc2lvbl9zZXJ2aWNlLnYxLkNvbW1hbmQSFgoOZmlyc3Rfc2VxdWVuY2UYBiABKAQSCwoDYWNrGAcgASgEQgkKB2NvbnRyb2wiowEKBUV2ZW50Eg8KB3Rhc2tfaWQYASABKAkSDQoFZXZlbnQYAiABKAkSJgoEZGF0YRgDIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZUgAEg4KBGpzb24YBCABKAlIABIOCgRibG9iGAUgASgMSAASJwoHbWVzc2FnZRgGIAEoCzIULmdvb2dsZS5wcm90b2J1Zi5BbnlIAEIJCgdwYXlsb2FkIqcBCgdDb21tYW5kEg8KB3Rhc2tfaWQYASABKAkSDwoHY29tbWFuZBgCIAEoCRImCgRzcGVjGAMgASgLMhYuZ29vZ2xlLnByb3RvYnVmLlZhbHVlSAASDgoEanNvbhgEIAEoCUgAEg4KBGJsb2IYBSABKAxIABInCgdtZXNzYWdlGAYgASgLMhQuZ29vZ2xlLnByb3RvYnVmLkFueUgAQgkKB3BheWxvYWQi/wIKBE9wZW4SCwoDYXBwGAEgASgJEicKBnBhcmFtcxgCIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSNgoHaGVhZGVycxgDIAMoCzIlLnNlc3Npb25fc2VydmljZS52MS5PcGVuLkhlYWRlcnNFbnRyeRIRCglyZXN1bWFibGUYBCABKAgSEgoKcmVxdWVzdF9pZBgFIAEoCRIwCg1yZXN1bWVfd2luZG93GAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjIKDmNvbW1hbmRfd2luZG93GAcgASgLMhouc2Vzc2lvbl9zZXJ2aWNlLnYxLldpbmRvdxI5Cg5jb21tYW5kX2Zvcm1hdBgIIAEoDjIhLnNlc3Npb25fc2VydmljZS52MS5QYXlsb2FkRm9ybWF0EhEKCWNsaWVudF9pZBgJIAEoCRouCgxIZWFkZXJzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASLyAQoGTGltaXRzEjAKDGV2ZW50X3dpbmRvdxgBIAEoCzIaLnNlc3Npb25fc2VydmljZS52MS5XaW5kb3cSMgoOY29tbWFuZF93aW5kb3cYAiABKAsyGi5zZXNzaW9uX3NlcnZpY2UudjEuV2luZG93EhkKEW1heF9tZXNzYWdlX2J5dGVzGAMgASgNEjUKEmhlYXJ0YmVhdF9pbnRlcnZhbBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIwCg1yZXN1bWVfd2luZG93GAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIl4KBk9wZW5lZBISCgpzZXNzaW9uX2lkGAEgASgJEhQKDHJlc3VtZV90b2tlbhgCIAEoCRIqCgZsaW1pdHMYAyABKAsyGi5zZXNzaW9uX3NlcnZpY2UudjEuTGltaXRzIvUBCgZSZXN1bWUSEgoKc2Vzc2lvbl9pZBgBIAEoCRIUCgxyZXN1bWVfdG9rZW4YAiABKAkSEAoIcmVjZWl2ZWQYAyABKAQSMgoOY29tbWFuZF93aW5kb3cYBCABKAsyGi5zZXNzaW9uX3NlcnZpY2UudjEuV2luZG93EhEKCWNsaWVudF9pZBgFIAEoCRI4CgdoZWFkZXJzGAYgAygLMicuc2Vzc2lvbl9zZXJ2aWNlLnYxLlJlc3VtZS5IZWFkZXJzRW50cnkaLgoMSGVhZGVyc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiRwoHUmVzdW1lZBIQCghyZWNlaXZlZBgBIAEoBBIqCgZsaW1pdHMYAiABKAsyGi5zZXNzaW9uX3NlcnZpY2UudjEuTGltaXRzIiQKBUNsb3NlEg4KBnJlYXNvbhgBIAEoCRILCgNub3cYAiABKAgiXAoGQ2xvc2VkEi8KBnJlYXNvbhgBIAEoDjIfLnNlc3Npb25fc2VydmljZS52MS5DbG9zZVJlYXNvbhIPCgdtZXNzYWdlGAIgASgJEhAKCHNlcXVlbmNlGAMgASgEIjQKCERyYWluaW5nEigKBWdyYWNlGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIikKBldpbmRvdxIQCghtZXNzYWdlcxgBIAEoDRINCgVieXRlcxgCIAEoDSrHAQoLQ2xvc2VSZWFzb24SHAoYQ0xPU0VfUkVBU09OX1VOU1BFQ0lGSUVEEAASGgoWQ0xPU0VfUkVBU09OX0NPTVBMRVRFRBABEhcKE0NMT1NFX1JFQVNPTl9DTElFTlQQAhIXChNDTE9TRV9SRUFTT05fU0VSVkVSEAMSGAoUQ0xPU0VfUkVBU09OX0VYUElSRUQQBBIXChNDTE9TRV9SRUFTT05fRkFJTEVEEAUSGQoVQ0xPU0VfUkVBU09OX1NIVVRET1dOEAYqYgoNUGF5bG9hZEZvcm1hdBIeChpQQVlMT0FEX0ZPUk1BVF9VTlNQRUNJRklFRBAAEhgKFFBBWUxPQURfRk9STUFUX1ZBTFVFEAESFwoTUEFZTE9BRF9GT1JNQVRfSlNPThACMtQBCg5TZXNzaW9uU2VydmljZRJTCgZBdHRhY2gSIS5zZXNzaW9uX3NlcnZpY2UudjEuQXR0YWNoUmVxdWVzdBoiLnNlc3Npb25fc2VydmljZS52MS5BdHRhY2hSZXNwb25zZSgBMAESbQoQUGFyc2VTZXNzaW9uSW5mbxIrLnNlc3Npb25fc2VydmljZS52MS5QYXJzZVNlc3Npb25JbmZvUmVxdWVzdBosLnNlc3Npb25fc2VydmljZS52MS5QYXJzZVNlc3Npb25JbmZvUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_any, file_google_protobuf_duration, file_google_protobuf_struct, file_session_service_v1_info]);
+  fileDesc("CiBzZXNzaW9uX3NlcnZpY2UvdjEvc2Vzc2lvbi5wcm90bxISc2Vzc2lvbl9zZXJ2aWNlLnYxIu4BCg1BdHRhY2hSZXF1ZXN0EigKBG9wZW4YASABKAsyGC5zZXNzaW9uX3NlcnZpY2UudjEuT3BlbkgAEiwKBnJlc3VtZRgCIAEoCzIaLnNlc3Npb25fc2VydmljZS52MS5SZXN1bWVIABIqCgVjbG9zZRgDIAEoCzIZLnNlc3Npb25fc2VydmljZS52MS5DbG9zZUgAEikKBmV2ZW50cxgEIAMoCzIZLnNlc3Npb25fc2VydmljZS52MS5FdmVudBIWCg5maXJzdF9zZXF1ZW5jZRgFIAEoBBILCgNhY2sYBiABKARCCQoHY29udHJvbCLbAgoOQXR0YWNoUmVzcG9uc2USLAoGb3BlbmVkGAEgASgLMhouc2Vzc2lvbl9zZXJ2aWNlLnYxLk9wZW5lZEgAEi4KB3Jlc3VtZWQYAiABKAsyGy5zZXNzaW9uX3NlcnZpY2UudjEuUmVzdW1lZEgAEjAKCGRyYWluaW5nGAMgASgLMhwuc2Vzc2lvbl9zZXJ2aWNlLnYxLkRyYWluaW5nSAASLAoGY2xvc2VkGAQgASgLMhouc2Vzc2lvbl9zZXJ2aWNlLnYxLkNsb3NlZEgAEiwKBmZhaWxlZBgIIAEoCzIaLnNlc3Npb25fc2VydmljZS52MS5GYWlsZWRIABItCghjb21tYW5kcxgFIAMoCzIbLnNlc3Npb25fc2VydmljZS52MS5Db21tYW5kEhYKDmZpcnN0X3NlcXVlbmNlGAYgASgEEgsKA2FjaxgHIAEoBEIJCgdjb250cm9sIqMBCgVFdmVudBIPCgd0YXNrX2lkGAEgASgJEg0KBWV2ZW50GAIgASgJEiYKBGRhdGEYAyABKAsyFi5nb29nbGUucHJvdG9idWYuVmFsdWVIABIOCgRqc29uGAQgASgJSAASDgoEYmxvYhgFIAEoDEgAEicKB21lc3NhZ2UYBiABKAsyFC5nb29nbGUucHJvdG9idWYuQW55SABCCQoHcGF5bG9hZCKnAQoHQ29tbWFuZBIPCgd0YXNrX2lkGAEgASgJEg8KB2NvbW1hbmQYAiABKAkSJgoEc3BlYxgDIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZUgAEg4KBGpzb24YBCABKAlIABIOCgRibG9iGAUgASgMSAASJwoHbWVzc2FnZRgGIAEoCzIULmdvb2dsZS5wcm90b2J1Zi5BbnlIAEIJCgdwYXlsb2FkIv8CCgRPcGVuEgsKA2FwcBgBIAEoCRInCgZwYXJhbXMYAiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EjYKB2hlYWRlcnMYAyADKAsyJS5zZXNzaW9uX3NlcnZpY2UudjEuT3Blbi5IZWFkZXJzRW50cnkSEQoJcmVzdW1hYmxlGAQgASgIEhIKCnJlcXVlc3RfaWQYBSABKAkSMAoNcmVzdW1lX3dpbmRvdxgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIyCg5jb21tYW5kX3dpbmRvdxgHIAEoCzIaLnNlc3Npb25fc2VydmljZS52MS5XaW5kb3cSOQoOY29tbWFuZF9mb3JtYXQYCCABKA4yIS5zZXNzaW9uX3NlcnZpY2UudjEuUGF5bG9hZEZvcm1hdBIRCgljbGllbnRfaWQYCSABKAkaLgoMSGVhZGVyc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEi8gEKBkxpbWl0cxIwCgxldmVudF93aW5kb3cYASABKAsyGi5zZXNzaW9uX3NlcnZpY2UudjEuV2luZG93EjIKDmNvbW1hbmRfd2luZG93GAIgASgLMhouc2Vzc2lvbl9zZXJ2aWNlLnYxLldpbmRvdxIZChFtYXhfbWVzc2FnZV9ieXRlcxgDIAEoDRI1ChJoZWFydGJlYXRfaW50ZXJ2YWwYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SMAoNcmVzdW1lX3dpbmRvdxgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJeCgZPcGVuZWQSEgoKc2Vzc2lvbl9pZBgBIAEoCRIUCgxyZXN1bWVfdG9rZW4YAiABKAkSKgoGbGltaXRzGAMgASgLMhouc2Vzc2lvbl9zZXJ2aWNlLnYxLkxpbWl0cyL1AQoGUmVzdW1lEhIKCnNlc3Npb25faWQYASABKAkSFAoMcmVzdW1lX3Rva2VuGAIgASgJEhAKCHJlY2VpdmVkGAMgASgEEjIKDmNvbW1hbmRfd2luZG93GAQgASgLMhouc2Vzc2lvbl9zZXJ2aWNlLnYxLldpbmRvdxIRCgljbGllbnRfaWQYBSABKAkSOAoHaGVhZGVycxgGIAMoCzInLnNlc3Npb25fc2VydmljZS52MS5SZXN1bWUuSGVhZGVyc0VudHJ5Gi4KDEhlYWRlcnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIkcKB1Jlc3VtZWQSEAoIcmVjZWl2ZWQYASABKAQSKgoGbGltaXRzGAIgASgLMhouc2Vzc2lvbl9zZXJ2aWNlLnYxLkxpbWl0cyIkCgVDbG9zZRIOCgZyZWFzb24YASABKAkSCwoDbm93GAIgASgIIlwKBkNsb3NlZBIvCgZyZWFzb24YASABKA4yHy5zZXNzaW9uX3NlcnZpY2UudjEuQ2xvc2VSZWFzb24SDwoHbWVzc2FnZRgCIAEoCRIQCghzZXF1ZW5jZRgDIAEoBCI0CghEcmFpbmluZxIoCgVncmFjZRgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiIpCgZXaW5kb3cSEAoIbWVzc2FnZXMYASABKA0SDQoFYnl0ZXMYAiABKA0iGAoGRmFpbGVkEg4KBnN0YXR1cxgBIAEoDCrHAQoLQ2xvc2VSZWFzb24SHAoYQ0xPU0VfUkVBU09OX1VOU1BFQ0lGSUVEEAASGgoWQ0xPU0VfUkVBU09OX0NPTVBMRVRFRBABEhcKE0NMT1NFX1JFQVNPTl9DTElFTlQQAhIXChNDTE9TRV9SRUFTT05fU0VSVkVSEAMSGAoUQ0xPU0VfUkVBU09OX0VYUElSRUQQBBIXChNDTE9TRV9SRUFTT05fRkFJTEVEEAUSGQoVQ0xPU0VfUkVBU09OX1NIVVRET1dOEAYqYgoNUGF5bG9hZEZvcm1hdBIeChpQQVlMT0FEX0ZPUk1BVF9VTlNQRUNJRklFRBAAEhgKFFBBWUxPQURfRk9STUFUX1ZBTFVFEAESFwoTUEFZTE9BRF9GT1JNQVRfSlNPThACMtQBCg5TZXNzaW9uU2VydmljZRJTCgZBdHRhY2gSIS5zZXNzaW9uX3NlcnZpY2UudjEuQXR0YWNoUmVxdWVzdBoiLnNlc3Npb25fc2VydmljZS52MS5BdHRhY2hSZXNwb25zZSgBMAESbQoQUGFyc2VTZXNzaW9uSW5mbxIrLnNlc3Npb25fc2VydmljZS52MS5QYXJzZVNlc3Npb25JbmZvUmVxdWVzdBosLnNlc3Npb25fc2VydmljZS52MS5QYXJzZVNlc3Npb25JbmZvUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_any, file_google_protobuf_duration, file_google_protobuf_struct, file_session_service_v1_info]);
 
 /**
  * What a client sends.
@@ -232,14 +240,14 @@ export const AttachRequestSchema: GenMessage<AttachRequest> = /*@__PURE__*/
 /**
  * What the server sends.
  *
- * The first response that is no heartbeat holds `opened` or `resumed`, the last one `closed`. A
- * response with nothing in it is a heartbeat: the server sends one whenever it has sent nothing for
- * `Limits.heartbeat_interval`, to plain clients too. After three intervals of silence a client may
- * take the stream for broken (F3).
+ * The first response that is no heartbeat holds `opened` or `resumed`, the last one `closed`, or
+ * `failed` where the call ends with an error of the server's. A response with nothing in it is a
+ * heartbeat: the server sends one whenever it has sent nothing for `Limits.heartbeat_interval`, to
+ * plain clients too. After three intervals of silence a client may take the stream for broken (F3).
  *
- * The parts take effect in the order ack, opened or resumed, commands, draining, closed. Unknown
- * fields and control parts are ignored (F6). No response is larger than `Limits.max_message_bytes`,
- * and batches are cut at about 256 KiB (F7).
+ * The parts take effect in the order ack, opened or resumed, commands, draining, closed, failed.
+ * Unknown fields and control parts are ignored (F6). No response is larger than
+ * `Limits.max_message_bytes`, and batches are cut at about 256 KiB (F7).
  *
  * @generated from message session_service.v1.AttachResponse
  */
@@ -281,6 +289,14 @@ export type AttachResponse = Message<"session_service.v1.AttachResponse"> & {
      */
     value: Closed;
     case: "closed";
+  } | {
+    /**
+     * The call is about to end with this error.
+     *
+     * @generated from field: session_service.v1.Failed failed = 8;
+     */
+    value: Failed;
+    case: "failed";
   } | { case: undefined; value?: undefined };
 
   /**
@@ -871,6 +887,32 @@ export type Window = Message<"session_service.v1.Window"> & {
  */
 export const WindowSchema: GenMessage<Window> = /*@__PURE__*/
   messageDesc(file_session_service_v1_session, 12);
+
+/**
+ * The error that a call is about to end with.
+ *
+ * It says what the status of the call says, and comes before it, since some proxies lose a status
+ * that the server sends before the client has half-closed (E2). A client that sees it half-closes,
+ * reads on to the status, and obeys this one.
+ *
+ * @generated from message session_service.v1.Failed
+ */
+export type Failed = Message<"session_service.v1.Failed"> & {
+  /**
+   * A google.rpc.Status, encoded, as in the metadata `grpc-status-details-bin`: the code, a text,
+   * and in its details the google.rpc.ErrorInfo.
+   *
+   * @generated from field: bytes status = 1;
+   */
+  status: Uint8Array;
+};
+
+/**
+ * Describes the message session_service.v1.Failed.
+ * Use `create(FailedSchema)` to create a new message.
+ */
+export const FailedSchema: GenMessage<Failed> = /*@__PURE__*/
+  messageDesc(file_session_service_v1_session, 13);
 
 /**
  * Why a session ended (E4).
