@@ -54,14 +54,16 @@ class CommandBuffer:
         return None
 
     def put_nowait(self, item: Any, size: int) -> None:
-        """Add a command from the loop's thread, where nothing may wait, up to `HARD_LIMIT` windows.
+        """Add a command of any size from the loop's thread, where nothing may wait, unless `HARD_LIMIT` windows wait.
+
+        So whoever has drained can send.
 
         Raises:
             CommandBufferFull: there are so many already.
         """
         with self._lock:
             window, count = self._window, len(self._commands)
-            if count and (count >= window.messages * HARD_LIMIT or self._size + size > window.size * HARD_LIMIT):
+            if count >= window.messages * HARD_LIMIT or self._size >= window.size * HARD_LIMIT:
                 raise CommandBufferFull(
                     f"{count} commands of {self._size} bytes wait for the client: `await session.drain()` between sends"
                 )

@@ -565,4 +565,4 @@ def _most_held(side: Side, direction: Direction, window: Window, largest: int, c
         return Window(2 * window.messages, 2 * alone)  # inbox, mailboxes
     if side == "client":
         return Window(window.messages + 1, alone + closed)  # inbox
-    return Window(9 * window.messages + 1, beyond + max(8 * window.size, largest) + closed)  # outbox, command buffer
+    return Window(9 * window.messages + 1, beyond + 8 * window.size + largest + closed)  # outbox, command buffer

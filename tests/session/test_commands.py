@@ -285,6 +285,22 @@ async def test_on_the_loop_eight_windows_of_bytes_are_the_limit_too(coroutines: 
     assert await seen.opened() == 8
 
 
+@pytest.mark.parametrize("waiting", [1, 2, 3], ids=lambda count: f"{count} wait")
+async def test_on_the_loop_drain_makes_room_for_a_command_of_any_size(coroutines: CoroutineKind, waiting: int) -> None:
+    async def app(session: AbstractSession) -> None:
+        for _ in range(waiting):
+            session.send_task_command({"command": "say", "spec": ""})
+        await session.drain()
+        session.send_task_command({"command": "say", "spec": "x" * 1000})  # ten windows
+        with pytest.raises(CommandBufferFull):
+            session.send_task_command({"command": "say", "spec": ""})
+
+    backend = coroutines.open(app, limits=SessionOptions(command_window=Window(size=100)))
+
+    assert await backend.specs(waiting + 1) == [""] * waiting + ["x" * 1000]
+    assert await backend.ended() is CloseReason.COMPLETED
+
+
 async def test_the_loop_never_blocks_on_a_full_thread_session(threads: ThreadKind) -> None:
     async def app(session: AbstractSession) -> None:
         await threads.at(gate)
