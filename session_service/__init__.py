@@ -9,6 +9,7 @@ from .errors import (
 )
 from .session import (
     AbstractSession,
+    ClientEvent,
     CloseReason,
     CoroutineSession,
     Principal,
@@ -22,8 +23,11 @@ from .session import (
 )
 from .window import Window
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AbstractSession",
+    "ClientEvent",
     "CloseReason",
     "CommandBufferFull",
     "CoroutineSession",

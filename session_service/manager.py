@@ -45,7 +45,6 @@ from .session import (
 )
 from .session.base import is_coroutine_function
 from .session.context import Task
-from .session.mailbox import Event
 from .session.stopwatch import Stopwatch
 from .window import Window
 
@@ -221,7 +220,7 @@ class ManagedSession:
         self.generation = 0
         self.command_stalls = 0
         self.ack_stopwatch: Stopwatch | None = None
-        self.inbox: Inbox[Event] = Inbox(config.event_window)
+        self.inbox: Inbox[dict[str, Any]] = Inbox(config.event_window)
         self.outbox: Outbox[bytes] = Outbox(command_window)
         self.session: AbstractSession = kind(
             target,

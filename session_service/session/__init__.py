@@ -4,6 +4,7 @@ from .base import AbstractSession
 from .context import TaskHandle, get_current_session, get_current_task_id
 from .coroutine import CoroutineSession
 from .info import SessionInfo, get_session_info_from_headers
+from .mailbox import ClientEvent
 from .options import CloseReason, SessionOptions
 from .principal import ANONYMOUS, Principal
 from .thread import ThreadSession
@@ -11,6 +12,7 @@ from .thread import ThreadSession
 __all__ = [
     "ANONYMOUS",
     "AbstractSession",
+    "ClientEvent",
     "CloseReason",
     "CoroutineSession",
     "Principal",

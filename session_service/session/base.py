@@ -37,7 +37,7 @@ from .context import Task, TaskHandle, current_task, get_current_session, get_cu
 from .deferred import Deferred, DeferredCalls
 from .hooks import HOOKS_ID, Hooks
 from .info import SessionInfo
-from .mailbox import Event, Mail, Mailbox, Mailroom
+from .mailbox import ClientEvent, Mail, Mailbox, Mailroom
 from .options import CloseReason, SessionOptions
 from .principal import ANONYMOUS, Principal
 from .snapshot import CallbackSnapshot, SessionSnapshot, TaskSnapshot
@@ -245,7 +245,7 @@ class AbstractSession(abc.ABC):
 
     # --- for the backend ----------------------------------------------------------------------------------------------
 
-    def send_client_event(self, event: Event, size: int = 0) -> bool:
+    def send_client_event(self, event: Mapping[str, Any], size: int = 0) -> bool:
         """Hand in an event; on the loop's thread. Never blocks, never raises for what a client sent.
 
         Args:
@@ -398,14 +398,18 @@ class AbstractSession(abc.ABC):
             self._check_open(task)
 
     @abc.abstractmethod
-    def next_client_event(self) -> Any:
-        """Wait for the next event of the current task, in order: ``{"event", "task_id", "data"}``.
+    def next_client_event(self, timeout: float | None = None) -> Any:
+        """Wait for the next event of the current task, in order; a `ClientEvent`.
 
         Awaited in a coroutine, blocking in a thread, whatever the kind of the session. Events that come while the task
         does something else wait for it. A wait that is cancelled or times out takes no event, and those of one task who
         wait at once are served in the order of waiting.
 
+        Args:
+            timeout: seconds to wait at most; None for no limit.
+
         Raises:
+            TimeoutError: none came in time, and none was taken.
             SessionClosedException: the session is closed, or its events have ended and all were taken.
             SessionNotFoundException: the caller is no task of this session.
         """
@@ -554,13 +558,13 @@ class AbstractSession(abc.ABC):
             raise SessionNotFoundException(f"task {task.id} belongs to session {task.session.id}, not to {self.id}")
         return task
 
-    async def _next_event_on_loop(self, task: Task) -> Event:
+    async def _next_event_on_loop(self, task: Task) -> ClientEvent:
         return self._taken(task, await self._mailroom.next_on_loop(task.mailbox))
 
-    def _next_event_in_thread(self, task: Task, timeout: float | None = None) -> Event:
+    def _next_event_in_thread(self, task: Task, timeout: float | None = None) -> ClientEvent:
         return self._taken(task, self._mailroom.next_in_thread(task.mailbox, timeout))
 
-    def _taken(self, task: Task, event: Event | None) -> Event:
+    def _taken(self, task: Task, event: ClientEvent | None) -> ClientEvent:
         if event is None and task.cancelled:
             raise asyncio.CancelledError
         if event is None:

@@ -13,6 +13,7 @@ from typing import Any
 from .base import AbstractSession, is_coroutine_function
 from .context import Task, current_task
 from .deferred import Deferred, call_on_loop
+from .mailbox import ClientEvent
 
 __all__ = ["CoroutineSession"]
 
@@ -22,17 +23,22 @@ class CoroutineSession(AbstractSession):
 
     _default_callback_runs = 1024
 
-    def next_client_event(self) -> Any:  # a coroutine on the loop, an event in a thread: no type says that
-        """Wait for the next event of the current task; see `AbstractSession.next_client_event`.
-
-        A timeout is the caller's: ``async with asyncio.timeout(5)``.
-        """
+    # No type says what it returns: a coroutine on the loop, an event in a thread.
+    def next_client_event(self, timeout: float | None = None) -> Any:
+        """Wait for the next event of the current task; see `AbstractSession.next_client_event`."""
         task = current_task.get()
         if task is None or task.session is not self:
             task = self._own_task()
         if threading.get_ident() == self._thread:
-            return self._next_event_on_loop(task)
-        return self._next_event_in_thread(task)
+            return self._next_event_on_loop(task) if timeout is None else self._next_event_within(task, timeout)
+        return self._next_event_in_thread(task, timeout)
+
+    async def _next_event_within(self, task: Task, timeout: float) -> ClientEvent:
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._next_event_on_loop(task)
+        except TimeoutError:
+            raise TimeoutError(f"no event within {timeout} s") from None
 
     def drain(self) -> Any:
         """Wait until the command buffer has room; see `AbstractSession.drain`."""

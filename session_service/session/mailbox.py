@@ -6,21 +6,33 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from ..window import Window
 from .stopwatch import Stopwatch
 from .waiter import LoopWaiter, ThreadWaiter, Waiter
 
-__all__ = ["Event", "Mail", "Mailbox", "Mailroom"]
+__all__ = ["ClientEvent", "Mail", "Mailbox", "Mailroom"]
 
-Event = dict[str, Any]
+
+class ClientEvent(TypedDict):
+    """An event as an app gets it.
+
+    Attributes:
+        event: its name.
+        task_id: the task that it is for.
+        data: a JSON value, ``bytes`` or a protobuf message.
+    """
+
+    event: str
+    task_id: str
+    data: Any
 
 
 class Mail(NamedTuple):
     """An event as a task takes it, and its size in bytes."""
 
-    event: Event
+    event: ClientEvent
     size: int
 
 
@@ -114,7 +126,7 @@ class Mailroom:
                 waiters[len(events) - 1].wake()  # those before it have been woken
             return True
 
-    async def next_on_loop(self, mailbox: Mailbox) -> Event | None:
+    async def next_on_loop(self, mailbox: Mailbox) -> ClientEvent | None:
         """Wait for the next event; None when there will never be one."""
         with self._lock:
             if (mailbox.events or mailbox.ended or mailbox.closed) and mailbox.ready:
@@ -130,7 +142,7 @@ class Mailroom:
             raise
         return self._take_in_turn(mailbox, waiter)
 
-    def next_in_thread(self, mailbox: Mailbox, timeout: float | None) -> Event | None:
+    def next_in_thread(self, mailbox: Mailbox, timeout: float | None) -> ClientEvent | None:
         """Block for the next event, like `next_on_loop`; TimeoutError after ``timeout`` seconds."""
         with self._lock:
             if mailbox.ready:
@@ -163,7 +175,7 @@ class Mailroom:
             mailbox.wake()
             return left
 
-    def _take(self, mailbox: Mailbox, place: int) -> Event | None:
+    def _take(self, mailbox: Mailbox, place: int) -> ClientEvent | None:
         """Take what is due to the waiter at ``place`` in the line: one behind another may run first."""
         events = mailbox.events
         if not events or place >= len(events):
@@ -178,7 +190,7 @@ class Mailroom:
             self.stopwatch.stop()
         return event
 
-    def _take_in_turn(self, mailbox: Mailbox, waiter: Waiter) -> Event | None:
+    def _take_in_turn(self, mailbox: Mailbox, waiter: Waiter) -> ClientEvent | None:
         """Leave the line with what is due to a waiter that was woken."""
         with self._lock:
             place = mailbox.waiters.index(waiter)

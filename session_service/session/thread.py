@@ -12,7 +12,7 @@ from typing import Any
 from .base import AbstractSession, is_coroutine_function
 from .context import Task
 from .deferred import Deferred, call_in_thread, call_on_loop
-from .mailbox import Event
+from .mailbox import ClientEvent
 
 __all__ = ["ThreadSession"]
 
@@ -22,14 +22,10 @@ class ThreadSession(AbstractSession):
 
     _default_callback_runs = 64
 
-    def next_client_event(self, timeout: float | None = None) -> Event:
+    def next_client_event(self, timeout: float | None = None) -> ClientEvent:
         """Wait for the next event of the current task; see `AbstractSession.next_client_event`.
 
-        Args:
-            timeout: seconds to wait at most; None for no limit.
-
         Raises:
-            TimeoutError: none came in time, and none was taken.
             RuntimeError: called on the event loop's thread, which must not block.
         """
         task = self._own_task()

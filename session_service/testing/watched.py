@@ -12,7 +12,7 @@ from ..session import AbstractSession, CoroutineSession, ThreadSession
 from ..session.base import is_coroutine_function
 from ..session.context import Task
 from ..session.deferred import Deferred
-from ..session.mailbox import Event
+from ..session.mailbox import ClientEvent
 
 __all__ = ["WatchedCoroutineSession", "WatchedSession", "WatchedThreadSession"]
 
@@ -55,8 +55,8 @@ class WatchedSession(AbstractSession):
         self.errors.append(error)
         super().on_task_exception()
 
-    def _next_event_in_thread(self, task: Task, timeout: float | None = None) -> Event:
-        async def wait() -> Event | None:
+    def _next_event_in_thread(self, task: Task, timeout: float | None = None) -> ClientEvent:
+        async def wait() -> ClientEvent | None:
             self._threads_waiting += 1
             try:
                 async with asyncio.timeout(timeout):

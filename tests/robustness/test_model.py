@@ -437,7 +437,8 @@ class Server(Sender):
     def take_over(self) -> None:
         while (head := self.inbox.head) is not None:
             (event, stream), size = head
-            if not self.ended and not self.mailroom.put(self.mailbox, Mail({"number": event.number}, size)):
+            mail = Mail({"event": "", "task_id": "", "data": event.number}, size)
+            if not self.ended and not self.mailroom.put(self.mailbox, mail):
                 return
             self.record(TakeOver("server", self.inbox.taken + 1, stream))
             self.inbox.take()
@@ -478,7 +479,7 @@ class Server(Sender):
         event = self.mailroom.next_in_thread(self.mailbox, None)
         assert event is not None
         self.delivered += 1
-        self.record(Deliver("server", self.delivered, event["number"]))
+        self.record(Deliver("server", self.delivered, event["data"]))
         if self.room:
             self.room = False
             self.take_over()

@@ -15,6 +15,7 @@ from typing import Any
 
 from session_service import (
     AbstractSession,
+    ClientEvent,
     CloseReason,
     CoroutineSession,
     SessionOptions,
@@ -149,7 +150,7 @@ class Kind:
         """In an app: the data of the next event."""
         return (await self.next_event(session))["data"]
 
-    async def next_event(self, session: AbstractSession) -> dict[str, Any]:
+    async def next_event(self, session: AbstractSession, timeout: float | None = None) -> ClientEvent:
         """In an app: the next event."""
         raise NotImplementedError
 
@@ -199,8 +200,8 @@ class CoroutineKind(Kind):
     def function(self, body: Body) -> Callable[..., Any]:
         return body
 
-    async def next_event(self, session: AbstractSession) -> dict[str, Any]:
-        event: dict[str, Any] = await session.next_client_event()
+    async def next_event(self, session: AbstractSession, timeout: float | None = None) -> ClientEvent:
+        event: ClientEvent = await session.next_client_event(timeout)
         return event
 
     async def drain(self, session: AbstractSession) -> None:
@@ -229,8 +230,8 @@ class ThreadKind(Kind):
 
         return plain
 
-    async def next_event(self, session: AbstractSession) -> dict[str, Any]:
-        event: dict[str, Any] = session.next_client_event()
+    async def next_event(self, session: AbstractSession, timeout: float | None = None) -> ClientEvent:
+        event: ClientEvent = session.next_client_event(timeout)
         return event
 
     async def drain(self, session: AbstractSession) -> None:

@@ -35,6 +35,7 @@ CONTRACT = [
 def test_the_package_exports_these_names() -> None:
     assert session_service.__all__ == [
         "AbstractSession",
+        "ClientEvent",
         "CloseReason",
         "CommandBufferFull",
         "CoroutineSession",

@@ -15,7 +15,6 @@ from session_service import (
     CloseReason,
     SessionClosedException,
     SessionOptions,
-    ThreadSession,
     Window,
     get_current_session,
     get_current_task_id,
@@ -285,35 +284,39 @@ async def test_a_task_that_ends_makes_room_for_others(kind: Kind) -> None:
 async def test_a_wait_that_times_out_takes_no_event(kind: Kind) -> None:
     async def app(session: AbstractSession) -> None:
         try:
-            if isinstance(session, ThreadSession):
-                session.next_client_event(timeout=0.001)
-            else:
-                async with asyncio.timeout(0.001):
-                    await session.next_client_event()
-        except TimeoutError:
-            late.open()
+            await kind.next_event(session, timeout=0.001)
+        except TimeoutError as error:
+            late.open(str(error))
         await echo(kind, session)
 
     late = kind.gate()
     backend = kind.open(app)
-    await late.opened()
+    assert await late.opened() == "no event within 0.001 s"
     backend.send("heard")
 
     assert await backend.specs(1) == ["heard"]
 
 
-async def test_a_timeout_of_nothing_takes_what_is_there_and_waits_for_nothing(threads: ThreadKind) -> None:
+async def test_a_wait_in_a_thread_of_a_coroutine_session_times_out_too(coroutines: CoroutineKind) -> None:
     async def app(session: AbstractSession) -> None:
-        assert isinstance(session, ThreadSession)
-        await threads.at(gate)
-        first = session.next_client_event(timeout=0)
+        with pytest.raises(TimeoutError, match=r"no event within 0\.001 s"):
+            await asyncio.to_thread(session.next_client_event, timeout=0.001)
+        session.send_task_command({"command": "late"})
+
+    assert await coroutines.open(app).specs(1) == [None]
+
+
+async def test_a_timeout_of_nothing_takes_what_is_there_and_waits_for_nothing(kind: Kind) -> None:
+    async def app(session: AbstractSession) -> None:
+        await kind.at(gate)
+        first = await kind.next_event(session, timeout=0)
         try:
-            session.next_client_event(timeout=0)
+            await kind.next_event(session, timeout=0)
         except TimeoutError:
             seen.open(first["data"])
 
-    gate, seen = threads.gate(), threads.gate()
-    threads.open(app).send("here")
+    gate, seen = kind.gate(), kind.gate()
+    kind.open(app).send("here")
     gate.open()
 
     assert await seen.opened() == "here"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from session_service import Window
-from session_service.session.mailbox import Event, Mail, Mailbox, Mailroom
+from session_service.session.mailbox import ClientEvent, Mail, Mailbox, Mailroom
 
 
 class MailboxMachine(RuleBasedStateMachine):
@@ -28,7 +28,7 @@ class MailboxMachine(RuleBasedStateMachine):
         self.number = 0
         self.sizes: dict[int, int] = {}
         self.put_events: list[int] = []
-        self.waits: list[asyncio.Task[Event | None]] = []
+        self.waits: list[asyncio.Task[ClientEvent | None]] = []
         self.ended = self.closed = False
 
     def on_room(self) -> None:
@@ -53,7 +53,7 @@ class MailboxMachine(RuleBasedStateMachine):
     @rule(size=st.integers(0, 150))
     def put(self, size: int) -> None:
         self.number += 1
-        if self.subject.put(self.mailbox, Mail({"data": self.number}, size)):
+        if self.subject.put(self.mailbox, Mail({"event": "", "task_id": "", "data": self.number}, size)):
             self.put_events.append(self.number)
             self.sizes[self.number] = size
         else:

@@ -27,10 +27,10 @@
 //   - (P2) A client that half-closes its stream (has done writing) ends its events, as `close`
 //     would (E1). The answers still come.
 //   - (P3) A stream that ends in any other way closes the session.
-//   - (P4) Who does not read holds up who writes, by HTTP/2's own flow control: while the app takes
-//     no events, the server stops reading at `Limits.event_window`; while the client does not read,
-//     commands wait in the session, and at its limit the app waits or is refused. Nothing is
-//     dropped.
+//   - (P4) A side that does not read holds up the side that writes, by HTTP/2's flow control. While
+//     the app takes no events, the server stops reading at `Limits.event_window`. While the client
+//     does not read, commands wait in the session; at its limit the app waits or gets an error.
+//     Nothing is dropped.
 //
 // D, delivery in resumable sessions:
 //
