@@ -81,7 +81,7 @@ def test_the_distribution_says_where_its_project_is() -> None:
 
 
 def test_no_link_in_the_distributions_readme_is_relative() -> None:
-    readme = str(metadata("session-service").get_payload())
+    readme = str(metadata("session-service").json["description"])
     links = re.findall(r"\]\(([^)]+)\)", readme)
 
     assert "https://github.com/session-service/session-service/blob/main/docs/guide.md" in links

@@ -109,7 +109,11 @@ def _as_text(window: Window) -> str:
 @seconds(
     "--session-lifetime", default=DEFAULTS.session_lifetime, help="How long a session may take at most; 0: no limit."
 )
-@seconds("--idle-timeout", default=DEFAULTS.idle_timeout, help="How long a session may go without an event or a command; 0: no limit.")
+@seconds(
+    "--idle-timeout",
+    default=DEFAULTS.idle_timeout,
+    help="How long a session may go without an event or a command; 0: no limit.",
+)
 @seconds("--deferred-timeout", default=DEFAULTS.deferred_timeout, help="How long a deferred call of an app may take.")
 @seconds("--shutdown-grace", default=DEFAULTS.shutdown_grace, help="How long sessions go on after SIGTERM or SIGINT.")
 @seconds("--keepalive", default=DEFAULTS.keepalive, help="Silence of a connection after which its peer is asked.")

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from ..config import Config, is_local
-from ..errors import ProtocolError
 from ..manager import App, Drained, SessionManager
 from .admin import ADMIN_SERVICE_NAME, CHANNELZ_SERVICE_NAME, AdminService, channelz_handler
-from .auth import Authenticator, anonymous, certificate_subject, metadata_of, peer_of
+from .auth import Authenticator, anonymous, certificate_subject
+from .reflection import reflection_handlers
 from .reload import INTERVAL, Reloading
 from .service import SERVICE_NAME, SessionService
-from .statuses import statuses
 from .tls import Certificates
 from .tokens import TokenFile
 from .watchdog import Watchdog
@@ -113,8 +111,8 @@ class Server:
         enter = self._traces.enter if self._traces is not None else None
         server.add_generic_rpc_handlers((SessionService(self.manager, self._authenticate, enter).handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        server.add_generic_rpc_handlers((_reflection(names, self._authenticate, self.manager.refused),))
+        names = (SERVICE_NAME, health.SERVICE_NAME)
+        server.add_generic_rpc_handlers(reflection_handlers(names, self._authenticate, self.manager.refused))
         address = self._bind(server, config.listen)
         admin_server = self._make_admin_server()
         if self._metrics is not None:
@@ -210,12 +208,12 @@ class Server:
         if self._admin is None:
             return None
         server = grpc.aio.server(options=_options(self.manager.config))
-        names = (ADMIN_SERVICE_NAME, CHANNELZ_SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (ADMIN_SERVICE_NAME, CHANNELZ_SERVICE_NAME, health.SERVICE_NAME)
         server.add_generic_rpc_handlers(
             (
                 self._admin.handler(),
                 channelz_handler(self._authenticate),
-                _reflection(names, self._authenticate, lambda _: None),
+                *reflection_handlers(names, self._authenticate, lambda _: None),
             )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -286,28 +284,6 @@ def _is_served(listen: str) -> bool:
         return False
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(listen.removeprefix("unix:")) == 0
-
-
-def _reflection(
-    names: tuple[str, ...], authenticate: Authenticator, refused: Callable[[ProtocolError], object]
-) -> grpc.GenericRpcHandler:
-    """Return reflection on these services, for those who may call."""
-    servicer: Any = reflection.aio.ReflectionServicer(names)  # an async generator, which its types do not know
-
-    async def reflect(
-        requests: AsyncIterator[reflection_pb2.ServerReflectionRequest], context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
-        async with statuses(context, refused):
-            authenticate(metadata_of(context), peer_of(context))
-            async for response in servicer.ServerReflectionInfo(requests, context):
-                yield response
-
-    handler = grpc.stream_stream_rpc_method_handler(
-        reflect,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    return grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, {"ServerReflectionInfo": handler})
 
 
 class _Noise(logging.Filter):

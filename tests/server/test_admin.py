@@ -658,6 +658,7 @@ async def test_the_two_addresses_have_nothing_but_health_and_reflection_in_commo
     assert await names(admin.channel) == {
         "grpc.channelz.v1.Channelz",
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
         "session_service.v1.SessionAdminService",
     }
