@@ -13,6 +13,7 @@ import queue
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,13 @@ def _as_text(window: Window) -> str:
     help="How the log, on stderr, is written: text or json.",
 )
 @option(
+    "--loop",
+    type=click.Choice(["auto", "asyncio", "uvloop"]),
+    default="auto",
+    metavar="NAME",
+    help="The event loop: auto is uvloop where it is installed, else asyncio's.",
+)
+@option(
     "--scheduler",
     type=click.Choice(["batch", "other"]),
     default="batch",
@@ -134,7 +142,7 @@ def _as_text(window: Window) -> str:
     help="Linux's policy for the server's threads; see sched(7).",
 )
 @option("--debug", is_flag=True, help="Log more, and tell clients the tracebacks of failed apps.")
-def serve(apps: tuple[str, ...], log_format: str, scheduler: str, **options: Any) -> None:
+def serve(apps: tuple[str, ...], log_format: str, scheduler: str, loop: str, **options: Any) -> None:
     """Serve apps until SIGTERM or SIGINT.
 
     Each APP is [NAME=]MODULE:ATTRIBUTE: a function, which clients open by NAME or else by its attribute's name, or a
@@ -154,20 +162,21 @@ def serve(apps: tuple[str, ...], log_format: str, scheduler: str, **options: Any
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
     if scheduler == "batch":
         _take_turns()
+    new_loop = _loop_factory(loop)
     sys.path.insert(0, os.getcwd())
     _end_on_signal()
     served = _load(apps)
     exit_within = _start_watchdog()
-    with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        loop = runner.get_loop()
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        running = runner.get_loop()
         wanted: asyncio.Queue[float] = asyncio.Queue()
 
         def drain(grace: float = config.shutdown_grace) -> None:
             exit_within(grace + DRAIN_TIME)
-            loop.call_soon_threadsafe(wanted.put_nowait, grace)
+            running.call_soon_threadsafe(wanted.put_nowait, grace)
 
         _on_signal(drain)
-        _run(loop, _serve(served, config, drain, wanted, log))
+        _run(running, _serve(served, config, drain, wanted, log))
         exit_within(EXIT_TIME)
 
 
@@ -194,12 +203,27 @@ def _load_one(spec: str) -> Mapping[str, App]:
     except (Exception, SystemExit) as error:  # whatever the module's own code raises
         logger.debug("cannot import %s", spec, exc_info=True)
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise click.ClickException(f"{spec}: cannot import it: {reason}") from None
+        raise click.ClickException(f"{spec}: cannot import it: {reason}{_origin(error)}") from None
     if not isinstance(target, Mapping):
         return {name or attribute.rpartition(".")[2]: target}
     if name:
         raise click.ClickException(f"{spec}: a mapping brings its own names: leave out {name}=")
     return target
+
+
+def _origin(error: BaseException) -> str:
+    """Say where an import failed: the last line of the current folder, for deeper ones are a library's."""
+    here = os.path.join(os.getcwd(), "")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(here)]
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    if isinstance(error, SyntaxError) and error.filename:
+        file, line = error.filename, error.lineno
+    elif own:
+        file, line = own[-1].filename, own[-1].lineno
+    else:
+        return ""
+    more = "" if logger.isEnabledFor(logging.DEBUG) else "; --debug shows the traceback"
+    return f" ({file.removeprefix(here)}, line {line}{more})"
 
 
 async def _serve(
@@ -310,9 +334,13 @@ def _run(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -> No
             logger.exception("an asyncio task that an app made tried to end the process")
 
 
-def _new_event_loop() -> asyncio.AbstractEventLoop:
+def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    if name == "asyncio":
+        return asyncio.new_event_loop
     try:
         import uvloop
     except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+        if name == "uvloop":
+            raise click.UsageError("--loop uvloop needs uvloop: pip install 'session-service[uvloop]'.") from None
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

@@ -152,10 +152,65 @@ async def test_with_debug_the_log_says_more(program: Program) -> None:
     assert "DEBUG mine: seen" in served.log()
 
 
+WHICH_LOOP = """
+    import asyncio
+    from session_service import get_current_session
+
+    async def which():
+        loop = asyncio.get_running_loop()
+        get_current_session().send_task_command({"command": "loop", "spec": type(loop).__module__})
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "installed", "expected"),
+    [
+        ([], True, "uvloop"),
+        ([], False, "asyncio"),
+        (["--loop", "auto"], True, "uvloop"),
+        (["--loop", "asyncio"], True, "asyncio"),
+        (["--loop", "uvloop"], True, "uvloop"),
+    ],
+)
+async def test_the_loop_can_be_chosen(program: Program, options: list[str], installed: bool, expected: str) -> None:
+    if not installed:
+        program.write("raise ImportError", "uvloop.py")  # shadows the one that is installed
+    program.write(WHICH_LOOP)
+    served = await program.serve(*options, "apps:which")
+    assert str(await said(served, "which")).partition(".")[0] == expected
+
+
+async def test_a_loop_that_is_not_installed_is_refused_with_the_remedy(program: Program) -> None:
+    program.write("raise ImportError", "uvloop.py")
+    program.write(WHICH_LOOP)
+    ended = await program.run("serve", "--loop", "uvloop", "apps:which")
+    assert (ended.code, ended.stdout) == (2, "")
+    assert "pip install 'session-service[uvloop]'" in ended.stderr
+
+
+async def test_an_app_can_nest_loops_on_the_loop_of_asyncio(program: Program) -> None:
+    program.write("""
+        import asyncio
+        import nest_asyncio
+        from session_service import get_current_session
+
+        async def one():
+            await asyncio.sleep(0)
+            return 1
+
+        async def nests():
+            nest_asyncio.apply()
+            answer = asyncio.get_running_loop().run_until_complete(one())
+            get_current_session().send_task_command({"command": "answer", "spec": answer})
+    """)
+    served = await program.serve("--loop", "asyncio", "apps:nests")
+    assert [await said(served, "nests") for _ in range(3)] == [1, 1, 1]
+    served.signal()
+    assert await served.exit_code() == 0
+
+
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 async def test_sys_exit_in_an_asyncio_task_of_an_app_does_not_end_the_server(program: Program, loop: str) -> None:
-    if loop == "asyncio":
-        program.write("raise ImportError", "uvloop.py")  # shadows the one that is installed
     program.write("""
         import asyncio, sys
         from session_service import get_current_session
@@ -166,16 +221,11 @@ async def test_sys_exit_in_an_asyncio_task_of_an_app_does_not_end_the_server(pro
             task = asyncio.create_task(child())
             await asyncio.wait([task])
 
-        async def which():
-            loop = asyncio.get_running_loop()
-            get_current_session().send_task_command({"command": "loop", "spec": type(loop).__module__})
-
         async def echo():
             event = await get_current_session().next_client_event()
             get_current_session().send_task_command({"command": "echo", "spec": event["data"]})
     """)
-    served = await program.serve("apps:exits", "apps:which", "apps:echo")
-    assert str(await said(served, "which")).startswith(loop)
+    served = await program.serve("--loop", loop, "apps:exits", "apps:echo")
     other = await served.open("echo", command_format=pb.PAYLOAD_FORMAT_JSON)
     for _ in range(3):
         peer = await served.open("exits")
@@ -215,9 +265,14 @@ WRONG = [
         ["serve", "broken:app"],
         "broken:app: cannot import it: ModuleNotFoundError: No module named 'absent_dependency'",
     ),
-    (["serve", "raises:app"], "raises:app: cannot import it: RuntimeError: no database anywhere"),
-    (["serve", "exits:app"], "exits:app: cannot import it: SystemExit: 0"),
-    (["serve", "unreadable:app"], "SyntaxError"),
+    (
+        ["serve", "raises:app"],
+        "cannot import it: RuntimeError: no database anywhere (raises.py, line 2; --debug shows the traceback)",
+    ),
+    (["serve", "calls:app"], "FileNotFoundError: [Errno 2] No such file or directory: 'no' (calls.py, line 2; --debug"),
+    (["serve", "imports:app"], "RuntimeError: no database anywhere (raises.py, line 2; --debug"),
+    (["serve", "exits:app"], "exits:app: cannot import it: SystemExit: 0 (exits.py, line 1; --debug"),
+    (["serve", "unreadable:app"], "(unreadable.py, line 1; --debug"),
     (["serve", "--nonsense", "apps:first"], "--nonsense"),
     (["serve", "--listen", "127.0.0.1", "apps:first"], "neither HOST:PORT nor unix:PATH"),
     (["serve", "--listen", "127.0.0.1:65536", "apps:first"], "neither HOST:PORT nor unix:PATH"),
@@ -258,6 +313,8 @@ async def test_what_is_wrong_is_told_in_one_line(program: Program, arguments: li
     program.write(RAISES, "raises.py")
     program.write("import sys; sys.exit(0)", "exits.py")
     program.write("def", "unreadable.py")
+    program.write("import pathlib\npathlib.Path('no').read_text()", "calls.py")
+    program.write("import raises", "imports.py")
     ended = await program.run(*arguments)
     assert (ended.code, ended.stdout) == (2, "")
     assert ended.stderr.count("\n") == 1, ended.stderr
@@ -290,7 +347,7 @@ async def test_with_debug_the_traceback_of_a_module_that_raises_comes_before_the
     assert "Traceback" in ended.stderr
     assert 'raise RuntimeError("no database' in ended.stderr
     last = ended.stderr.splitlines()[-1]
-    assert last == "session-service: raises:app: cannot import it: RuntimeError: no database anywhere"
+    assert last.endswith("cannot import it: RuntimeError: no database anywhere (raises.py, line 2)")
 
 
 @pytest.mark.parametrize("command", [MODULE, CONSOLE_SCRIPT], ids=["python -m session_service", "session-service"])
@@ -308,7 +365,7 @@ async def test_help_names_the_environment_variables(program: Program) -> None:
         *("TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "TOKEN_FILE", "JWT_KEYS", "JWT_ISSUER", "JWT_AUDIENCE"),
         *("MAX_SESSIONS", "MAX_PRINCIPAL_SESSIONS", "PRINCIPAL_OPEN_RATE", "PRINCIPAL_EVENT_RATE", "MAX_THREADS"),
         *("MAX_CONNECTION_STREAMS", "MAX_MESSAGE_BYTES", "EVENT_WINDOW", "COMMAND_WINDOW"),
-        *("METRICS_LISTEN", "ADMIN_LISTEN", "LOG_FORMAT", "SCHEDULER"),
+        *("METRICS_LISTEN", "ADMIN_LISTEN", "LOG_FORMAT", "LOOP", "SCHEDULER"),
         *("SESSION_LIFETIME", "IDLE_TIMEOUT", "DEFERRED_TIMEOUT", "BLOCK_WARNING"),
     }
     assert ended.code == 0
