@@ -308,14 +308,14 @@ class Metrics(Observer, Collector):
 
 
 class MetricsEndpoint:
-    """Serves metrics over HTTP, and with them those that apps register in `prometheus_client.REGISTRY`.
+    """Serves metrics over HTTP at one address, and with them those that apps register in `prometheus_client.REGISTRY`.
 
     Attributes:
         address: ``HOST:PORT`` where it listens; a port 0 has become a real one.
     """
 
     def __init__(self, address: str, metrics: Metrics) -> None:
-        """Listen; on the loop.
+        """Listen.
 
         Raises:
             OSError: the address cannot be had.
@@ -324,10 +324,7 @@ class MetricsEndpoint:
         registry = CollectorRegistry()
         registry.register(metrics)
         registry.register(REGISTRY)
-        try:
-            self._server, _ = start_http_server(int(port), host.strip("[]"), registry)
-        except OSError as error:
-            raise OSError(f"cannot listen on {address} for metrics: {error}") from error
+        self._server, _ = start_http_server(int(port), host.strip("[]"), registry)
         accept = self._server.get_request
 
         def get_request() -> Any:
@@ -339,12 +336,9 @@ class MetricsEndpoint:
 
         setattr(self._server, "get_request", get_request)  # noqa: B010 - mypy minds the assignment
         self.address = f"{host}:{self._server.server_port}"
-        self._metrics = metrics
-        metrics.lag.start()
 
     def stop(self) -> None:
         """End, at once or a little later."""
-        self._metrics.lag.stop()
         # It waits up to half a second for the server's own thread.
         threading.Thread(target=self._close, name="stop metrics", daemon=True).start()
 

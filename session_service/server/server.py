@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from ..config import Config, is_local
 from ..manager import App, Drained, SessionManager
+from .addresses import addresses_of
 from .admin import ADMIN_SERVICE_NAME, CHANNELZ_SERVICE_NAME, AdminService, channelz_handler
 from .auth import Authenticator, anonymous, certificate_subject
 from .reflection import reflection_handlers
@@ -82,7 +83,7 @@ class Server:
         if config.admin_listen:
             self._admin = AdminService(self.manager, self._authenticate, lambda grace: self.on_drain(grace))
         self._metrics: Metrics | None = None
-        self._metrics_endpoint: MetricsEndpoint | None = None
+        self._metrics_endpoints: list[MetricsEndpoint] = []
         if config.metrics_listen:
             from .metrics import Metrics  # needs the extra `prometheus`
 
@@ -116,10 +117,7 @@ class Server:
         address = self._bind(server, config.listen)
         admin_server = self._make_admin_server()
         if self._metrics is not None:
-            from .metrics import MetricsEndpoint
-
-            self._metrics_endpoint = MetricsEndpoint(config.metrics_listen, self._metrics)
-            self.metrics_address = self._metrics_endpoint.address
+            self._serve_metrics(self._metrics, config.metrics_listen)
             logger.info("metrics at http://%s/metrics", self.metrics_address)
         if admin_server is not None:
             await admin_server.start()
@@ -173,9 +171,10 @@ class Server:
         if self._watchdog is not None:
             self._watchdog.stop()
             self._watchdog = None
-        if self._metrics_endpoint is not None:
-            self._metrics_endpoint.stop()
-            self._metrics_endpoint = None
+        if self._metrics is not None:
+            self._metrics.lag.stop()
+        while self._metrics_endpoints:
+            self._metrics_endpoints.pop().stop()
 
     def _configured_authenticator(self, config: Config) -> Authenticator:
         if config.token_file:
@@ -191,18 +190,38 @@ class Server:
         return certificate_subject if config.tls_client_ca else anonymous
 
     def _bind(self, server: grpc.aio.Server, listen: str) -> str:
-        """Give a server its port, and return the address."""
+        """Give a server its port at each address that ``listen`` stands for, and return ``listen`` with that port."""
         try:
+            if not listen.startswith("unix:"):
+                for address in addresses_of(listen, dual_stack=True):  # gRPC takes 0.0.0.0 for [::]
+                    self._add_port(server, address)
+                return f"{listen.rpartition(':')[0]}:{address.rpartition(':')[2]}"
             if _is_served(listen):
-                raise RuntimeError("gRPC would take a unix socket away from the server that listens there")
+                raise OSError("in use")  # gRPC would take a unix socket away from the server that listens there
+            self._add_port(server, listen)
+        except OSError as error:
+            raise OSError(f"cannot listen on {listen}: {error}") from error
+        return listen
+
+    def _add_port(self, server: grpc.aio.Server, address: str) -> None:
+        try:
             if self._certificates is not None:
-                port = server.add_secure_port(listen, self._certificates.credentials())
+                server.add_secure_port(address, self._certificates.credentials())
             else:
-                port = server.add_insecure_port(listen)
+                server.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {listen}: in use, or no address of this machine") from error
-        host, _, _ = listen.rpartition(":")
-        return listen if listen.startswith("unix:") else f"{host}:{port}"
+            raise OSError("in use, or no address of this machine") from error
+
+    def _serve_metrics(self, metrics: Metrics, listen: str) -> None:
+        from .metrics import MetricsEndpoint
+
+        try:
+            for address in addresses_of(listen):
+                self._metrics_endpoints.append(MetricsEndpoint(address, metrics))
+        except OSError as error:
+            raise OSError(f"cannot listen on {listen} for metrics: {error}") from error
+        self.metrics_address = f"{listen.rpartition(':')[0]}:{address.rpartition(':')[2]}"
+        metrics.lag.start()
 
     def _make_admin_server(self) -> grpc.aio.Server | None:
         if self._admin is None:
