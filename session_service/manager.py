@@ -43,7 +43,7 @@ from .session import (
     SessionOptions,
     ThreadSession,
 )
-from .session.base import is_coroutine_function
+from .session.app import check_app, is_coroutine_function
 from .session.context import Task
 from .session.stopwatch import Stopwatch
 from .window import Window
@@ -80,7 +80,8 @@ ENDING_TIME = 15.5
 DELIVERY_TIME = 3.0
 
 
-def _kind(app: App) -> type[AbstractSession]:
+def _kind(name: str, app: App) -> type[AbstractSession]:
+    check_app(name, app)
     return CoroutineSession if is_coroutine_function(app) else ThreadSession
 
 
@@ -458,6 +459,7 @@ class SessionManager:
     """
 
     def __init__(self, apps: Mapping[str, App], config: Config | None = None) -> None:
+        """Serve ``apps``, by their names; TypeError where one is no app."""
         self.config = config or Config()
         self.observers: list[Observer] = []
         # What a session buffers is not its client's choice: an app that need not drain yet would fail for it.
@@ -469,7 +471,7 @@ class SessionManager:
             debug=self.config.debug,
         )
         self.around: Callable[[ManagedSession, Task], AbstractContextManager[object]] | None = None
-        self._apps = {name: (app, _kind(app)) for name, app in apps.items()}
+        self._apps = {name: (app, _kind(name, app)) for name, app in apps.items()}
         self._sessions: dict[str, ManagedSession] = {}
         # The app and the session's id, which may be gone.
         self._requests: dict[Request, tuple[str, str]] = {}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .logs import Formatter
 
 from ..config import GREATEST, Config
+from ..session.app import check_app
 from ..window import Window
 from .options import check_address, file, number, option, rate, seconds, window
 
@@ -185,8 +186,10 @@ def _load(specs: tuple[str, ...]) -> dict[str, App]:
     apps: dict[str, App] = {}
     for spec in specs:
         for name, app in _load_one(spec).items():
-            if not callable(app):
-                raise click.ClickException(f"{spec}: {name!r} is no function: it is of type {type(app).__name__}")
+            try:
+                check_app(name, app)
+            except TypeError as error:
+                raise click.ClickException(f"{spec}: {error}") from None
             if name in apps:
                 raise click.ClickException(f"{spec}: there is another app {name!r}: name one by NAME=MODULE:ATTRIBUTE")
             apps[name] = app

@@ -63,6 +63,7 @@ class Server:
 
         Raises:
             OSError, ValueError: a file of the settings is no good, or they would open the server to anybody.
+            TypeError: one of ``apps`` is no app; the text says why.
         """
         self.manager = SessionManager(apps, config)
         self.address = ""

@@ -17,7 +17,6 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextvars
-import inspect
 import itertools
 import logging
 import secrets
@@ -814,8 +813,3 @@ class AbstractSession(abc.ABC):
 
 def _name(func: Callable[..., Any]) -> str:
     return str(getattr(func, "__qualname__", None) or type(func).__qualname__)
-
-
-def is_coroutine_function(func: Callable[..., Any]) -> bool:
-    """Tell whether calling ``func`` gives a coroutine: an ``async def``, or an object that is called like one."""
-    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004

@@ -10,7 +10,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from .base import AbstractSession, is_coroutine_function
+from .app import check_result, is_coroutine_function
+from .base import AbstractSession
 from .context import Task, current_task
 from .deferred import Deferred, call_on_loop
 from .mailbox import ClientEvent
@@ -63,7 +64,9 @@ class CoroutineSession(AbstractSession):
             try:
                 result = func(*args)
                 if inspect.isawaitable(result):
-                    await result
+                    result = await result
+                if not isinstance(result, asyncio.Future):  # which runs whoever awaits it
+                    check_result(result)
             except asyncio.CancelledError as error:
                 self._failed(task, error)
                 raise

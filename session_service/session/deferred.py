@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import SessionClosedException
+from .app import check_result
 
 __all__ = ["Deferred", "DeferredCalls", "call_in_thread", "call_on_loop"]
 
@@ -62,7 +63,9 @@ async def call_on_loop(func: Deferred, context: contextvars.Context, seconds: fl
         try:
             result = func()
             if inspect.isawaitable(result):
-                await result
+                result = await result
+            if not isinstance(result, asyncio.Future):  # which runs whoever awaits it
+                check_result(result)
         except BaseException as error:  # SystemExit would stop the loop
             return error
         return None
@@ -90,7 +93,7 @@ async def call_in_thread(func: Deferred, context: contextvars.Context, seconds: 
     def run() -> None:
         error: BaseException | None = None
         try:
-            context.run(func)
+            check_result(context.run(func))
         except BaseException as caught:
             error = caught
         try:

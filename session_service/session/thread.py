@@ -9,7 +9,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from .base import AbstractSession, is_coroutine_function
+from .app import check_result, is_coroutine_function
+from .base import AbstractSession
 from .context import Task
 from .deferred import Deferred, call_in_thread, call_on_loop
 from .mailbox import ClientEvent
@@ -65,7 +66,7 @@ class ThreadSession(AbstractSession):
         try:
             with self._around(task):
                 try:
-                    func(*args)
+                    check_result(func(*args))
                 except BaseException as error:  # nobody is above to catch it
                     self._failed(task, error)
         finally:

@@ -22,7 +22,7 @@ from ..payload import (
     encode_struct,
 )
 from ..session import AbstractSession, CloseReason, get_session_info_from_headers
-from ..session.base import is_coroutine_function
+from ..session.app import check_app, is_coroutine_function
 from ..v1 import session_pb2 as pb
 from .clock import VirtualLoop
 from .watched import WatchedCoroutineSession, WatchedSession, WatchedThreadSession
@@ -121,11 +121,13 @@ def run(
         check: raise the first exception that left a task, a callback or a deferred call.
 
     Raises:
+        TypeError: it is no app; the text says why.
         ScriptError: the session has ended and steps are left, an event is for nobody, tasks have not unwound, or it
             takes too long.
         PayloadError: an event or a parameter cannot be carried exactly.
         BaseException: what a function of the script raised or, where ``check``, the app.
     """
+    check_app(str(getattr(app, "__qualname__", app)), app)
     performance = _Performance(app, list(script), params or {}, headers or {}, limit)
     outcome: concurrent.futures.Future[Transcript] = concurrent.futures.Future()
 

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from ..session import AbstractSession, CoroutineSession, ThreadSession
-from ..session.base import is_coroutine_function
+from ..session.app import is_coroutine_function
 from ..session.context import Task
 from ..session.deferred import Deferred
 from ..session.mailbox import ClientEvent

@@ -26,6 +26,9 @@ SAY = """
             get_current_session().send_task_command({"command": "say", "spec": name})
         return app
 
+    def generator():
+        yield
+
     first, second = say("first"), say("second")
     apps = {"one": say("one"), "two": say("two")}
 
@@ -258,6 +261,9 @@ WRONG = [
     (["serve", "apps:Group.nothing"], "no attribute 'nothing'"),
     (["serve", "apps:__name__"], "'__name__' is no function: it is of type str"),
     (["serve", "apps:not_all"], "'two' is no function: it is of type int"),
+    (["serve", "apps:generator"], "apps:generator: 'generator' is no app: it is a generator: nothing would run it; "),
+    (["serve", "apps:Group"], "'Group' is no app: it is a class; an app is a function without arguments"),
+    (["serve", "mine=apps:say"], "'mine' is no app: it needs name; an app is a function without arguments"),
     (["serve", "name=apps:apps"], "leave out name="),
     (["serve", "apps:first", "first=apps:second"], "another app 'first'"),
     (["serve", "apps:apps", "one=apps:first"], "another app 'one'"),
