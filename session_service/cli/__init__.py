@@ -6,6 +6,7 @@ What a user gets wrong is one line on stderr and exit code 2. What is imported h
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from typing import NoReturn
@@ -17,6 +18,7 @@ from .drain import drain
 from .healthcheck import healthcheck
 from .serve import serve
 from .sessions import sessions
+from .streams import StdoutError, give_up_stdout, prepare, say
 from .token import token
 
 __all__ = ["main"]
@@ -38,13 +40,21 @@ command.add_command(drain)
 
 def main() -> NoReturn:
     """Run the command line."""
+    prepare()
     try:
         code = command.main(prog_name="session-service", standalone_mode=False)  # returns what the command returns
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except StdoutError as error:
+        if error.errno != errno.EPIPE:  # else whoever read it has enough
+            say(f"cannot write to stdout: {error.strerror}")
+        give_up_stdout()
+        code = 1
     except click.Abort:
         code = 128 + signal.SIGINT
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
         remedy = f" Try: {context.command_path} --help" if context is not None else ""
-        click.echo(f"session-service: {error.format_message()}{remedy}", err=True)
+        say(f"{error.format_message()}{remedy}")
         code = 2
     sys.exit(code)

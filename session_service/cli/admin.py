@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from .options import check_address
+from .streams import say
 from .tls import channel_credentials, tls_options
 
 if TYPE_CHECKING:
@@ -88,10 +89,7 @@ def admin_options(command: Callable[..., object]) -> Callable[..., Any]:
         except grpc.RpcError as error:
             from .terminal import printable
 
-            click.echo(f"session-service: {admin}: {printable(f'{error.code().name}: {error.details()}')}", err=True)
-            return 1
-        except BrokenPipeError:  # whoever read the answers has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes stdout when it ends
+            say(f"{admin}: {printable(f'{error.code().name}: {error.details()}')}")
             return 1
         return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -59,9 +58,6 @@ def converse(
             conversation.hold(session)
     except SessionClientError as error:
         screen.say(str(error))
-        return 1
-    except BrokenPipeError:  # nobody reads stdout any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
         return 1
     closed = session.closed
     assert closed is not None  # since it was left without an exception
@@ -131,7 +127,7 @@ class _Conversation:
             self._fail(session, f"cannot read stdin: {error}")
 
     def _send(self, session: SyncClientSession, line: bytes) -> None:
-        if (event := parse_line(line.decode())) is not None:
+        if (event := parse_line(line.decode(self._screen.encoding))) is not None:
             session.send_event(event.event, event.data, task_id=event.task_id)
 
     def _fail(self, session: SyncClientSession, problem: str) -> None:

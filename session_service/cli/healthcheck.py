@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import ADDRESS_VARIABLE, DEFAULT_ADDRESS, check_address, seconds
+from .streams import say
 from .tls import channel_credentials, tls_options
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def healthcheck(address: str, service: str, timeout: float, **tls: str | None) -
     problem = _ask(address, service, timeout, channel_credentials(**tls))
     if problem is None:
         return 0
-    click.echo(f"session-service: {address} is not serving: {' '.join(problem.split())}", err=True)
+    say(f"{address} is not serving: {' '.join(problem.split())}")
     return 1
 
 

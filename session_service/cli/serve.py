@@ -27,6 +27,7 @@ from ..config import GREATEST, Config
 from ..session.app import check_app
 from ..window import Window
 from .options import check_address, file, number, option, rate, seconds, window
+from .streams import StdoutError, give_up_stdout
 
 __all__ = ["serve"]
 
@@ -249,7 +250,11 @@ async def _serve(
     except (OSError, ValueError) as error:
         raise click.ClickException(" ".join(str(error).split())) from None
     _spare_garbage_collector()
-    click.echo(f"listening on {address}")
+    try:
+        click.echo(f"listening on {address}")
+    except StdoutError as error:  # a full disk, or a pipe that nobody reads, must not keep a service from running
+        logger.warning("listening on %s, which stdout did not take: %s", address, error.strerror)
+        give_up_stdout()
     grace = await wanted.get()
     logger.info("draining %d sessions, for %g s; a second signal ends at once", len(server.manager), grace)
     hurrying = asyncio.create_task(_hurry(server, wanted))

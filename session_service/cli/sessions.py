@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .admin import Admin, admin_options
+from .streams import say
 
 if TYPE_CHECKING:
     from ..v1 import admin_pb2
@@ -77,7 +78,7 @@ def watch(admin: Admin, app: str, principal: str, as_json: bool) -> None:
         return
     finally:
         call.cancel()
-    click.echo("session-service: the server has ended", err=True)
+    say("the server has ended")
 
 
 @sessions.command()

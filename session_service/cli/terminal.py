@@ -17,6 +17,8 @@ from google.protobuf import any_pb2, json_format
 from google.protobuf.message import Message
 from session_client import Command
 
+from .streams import say, say_line
+
 __all__ = ["Pipes", "Terminal", "printable"]
 
 PROMPT = "> "
@@ -28,6 +30,7 @@ class Pipes:
     """Commands as JSON, one a line; lines as they come."""
 
     interactive = False
+    encoding = "utf-8"  # as JSON is
 
     def show(self, command: Command) -> None:
         """Write a command to stdout."""
@@ -37,7 +40,7 @@ class Pipes:
 
     def say(self, text: str) -> None:
         """Tell something about the session, on one line."""
-        click.echo(f"session-service: {printable(text)}", err=True)
+        say(printable(text))
 
     def stop_prompting(self) -> None:
         """Nothing to do: there is no prompt."""
@@ -62,6 +65,7 @@ class Terminal(Pipes):
     interactive = True
 
     def __init__(self) -> None:
+        self.encoding = sys.stdin.encoding
         self._lock = threading.Lock()  # commands, lines and news of the connection come from three threads
         self._prompts = True
         self._is_prompting = False
@@ -107,7 +111,10 @@ class Terminal(Pipes):
         with self._lock:
             if self._is_prompting:
                 click.echo(ERASE, nl=False)
-            click.echo(printable(text), err=err)
+            if err:
+                say_line(printable(text))
+            else:
+                click.echo(printable(text))
             if self._is_prompting:
                 click.echo(PROMPT, nl=False)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from .streams import StdoutError
+
 __all__ = ["token"]
 
 
@@ -18,6 +20,10 @@ def token(file: str, name: str) -> None:
     from ..server.tokens import add_token  # brings gRPC along
 
     try:
-        click.echo(add_token(file, name))
-    except (OSError, ValueError) as error:
+        add_token(file, name, click.echo)
+    except ValueError as error:
         raise click.ClickException(str(error)) from None
+    except StdoutError:
+        raise
+    except OSError as error:
+        raise click.ClickException(f"{error}: no token was added, and one above lets nobody in") from None

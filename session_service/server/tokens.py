@@ -12,13 +12,14 @@ for passwords.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import logging
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import Unauthenticated
@@ -82,11 +83,16 @@ class TokenFile:
         return tokens
 
 
-def add_token(path: str, name: str) -> str:
-    """Make a token for a principal, add its digest to a file, and return it.
+def add_token(path: str, name: str, show: Callable[[str], object] = lambda _: None) -> str:
+    """Make a token for a principal, show it, add its digest to a file, and return it.
+
+    Args:
+        path: the file; it is made if there is none.
+        name: of the principal.
+        show: is called with the token first: one that nobody has seen must let nobody in.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, and is as it was.
         ValueError: there can be no principal of this name.
     """
     try:
@@ -95,13 +101,16 @@ def add_token(path: str, name: str) -> str:
     except Unauthenticated as error:
         raise ValueError(str(error)) from None
     token = secrets.token_urlsafe(32)
-    line = f"{hashlib.sha256(token.encode()).hexdigest()} {name}\n"
+    line = f"{hashlib.sha256(token.encode()).hexdigest()} {name}\n".encode()
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         size = os.fstat(file).st_size
         if size and os.pread(file, 1, size - 1) != b"\n":
-            line = "\n" + line
-        os.write(file, line.encode())
+            line = b"\n" + line
+        show(token)
+        if os.write(file, line) < len(line):  # the disk is full; half a line would be none
+            os.ftruncate(file, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
     finally:
         os.close(file)
     return token

@@ -70,9 +70,14 @@ class Person:
         except TimeoutError:
             raise AssertionError(f"{self.screen!r} does not end with {text!r}") from None
 
-    def types(self, text: str) -> None:
-        """Press these keys."""
-        os.write(self._keyboard, text.encode())
+    @property
+    def output(self) -> bytes:
+        """All that has been written to the terminal."""
+        return self._output
+
+    def types(self, text: str | bytes) -> None:
+        """Press these keys; as bytes, on a terminal that is not UTF-8."""
+        os.write(self._keyboard, text.encode() if isinstance(text, str) else text)
 
     async def exit_code(self) -> int:
         """Wait for the end; then everything has been seen."""
