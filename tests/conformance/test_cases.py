@@ -116,6 +116,13 @@ def test_a_case_has_a_rule_and_is_made_once_for_each(tmp_path: Path) -> None:
     assert (two.id, two.settings) == ("D7a-some-thing-two", {"limits": {"a": [2]}})
 
 
+def test_steps_can_be_repeated_with_their_number(tmp_path: Path) -> None:
+    [case] = load(
+        tmp_path, "cases: [{id: D2-twice, says: x, steps: [{do: 0}, {repeat: 2, steps: [{do: '${round}'}, {a: b}]}]}]"
+    )
+    assert case.steps == ({"do": 0}, {"do": 1}, {"a": "b"}, {"do": 2}, {"a": "b"})
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -124,6 +131,7 @@ def test_a_case_has_a_rule_and_is_made_once_for_each(tmp_path: Path) -> None:
         ("cases: [{id: D2-gap, steps: []}]", "a case `says`"),
         ("cases: [{id: D2-gap, says: x, steps: [client]}]", "`steps` is a list of mappings"),
         ("cases: [{id: D2-gap, says: x, steps: [], colour: red}]", "what is colour?"),
+        ("cases: [{id: D2-gap, says: x, steps: [{repeat: 2}]}]", "`repeat` is a number, and `steps` beside it"),
         ("cases: [{id: D2-gap, says: x, steps: []}, {id: D2-gap, says: y, steps: []}]", "two cases D2-gap"),
         ("cases: [{id: D2-gap, says: x, each: [1], steps: []}]", "`each` is a mapping"),
         ("cases: [", "suite.yaml"),

@@ -190,6 +190,7 @@ def test_a_driver_that_does_not_exist_fails_the_case(run: Run) -> None:
         ("{client: {fly: {}}}", 'no field named "fly"'),
         ("{server: {expect: {moon: full}}}", "no such stream"),
         ("{observe: {done: {}}}", "there is no instruction"),
+        ("{server: {always: {send: {}}}}", "`always` is what to `send`"),
     ],
 )
 def test_a_case_that_cannot_be_understood_is_no_fault_of_a_client(

@@ -256,6 +256,32 @@ def test_a1_a_resumable_client_half_closes_only_after_closed(wire: Wire) -> None
     assert wire.broken == ["A1"]
 
 
+def test_a1_a_client_that_has_acknowledged_closed_may_half_close_the_next_stream(wire: Wire) -> None:
+    wire.open()
+    wire.observer.on_receive(0)
+    wire.down({"closed": {"sequence": 1}})
+    wire.resume(received=1)
+    wire.up({"ack": 1})
+    wire.half_close()
+    assert wire.broken == []
+
+
+def test_e2_a_client_half_closes_when_it_sees_failed(wire: Wire) -> None:
+    wire.open()
+    wire.down({"failed": {}})
+    wire.half_close()
+    assert wire.broken == []
+
+
+@pytest.mark.parametrize(("close", "broken"), [({"close": {"now": True}}, []), ({}, ["A1"])])
+def test_a6_an_open_that_is_given_up_is_closed_and_half_closed(wire: Wire, close: Any, broken: list[str]) -> None:
+    wire.begin(OPEN)
+    wire.observer.on_give_up()
+    wire.up(close)
+    wire.half_close()
+    assert wire.broken == broken
+
+
 def test_a2_a_resume_names_the_session_and_its_token(wire: Wire) -> None:
     wire.open()
     wire.begin({"resume": {**RESUME["resume"], "resume_token": "guess"}})

@@ -9,6 +9,8 @@
                                         # the values are no names, ``each: {code: {name: value}}``
         steps:                          # mappings; what they may hold is for who plays them to say
           - server: {...}
+          - repeat: 3                   # the steps in it, so many times; ${round} is 1, 2, 3
+            steps: [...]
         limits: {...}                   # any other key is a setting, of those that the suite knows
 
 Whatever else stands at the top of a file is for YAML anchors. Besides YAML's own tags there are ``!large 1000``, so
@@ -136,4 +138,16 @@ def _case(entry: dict[str, Any], source: str, settings: Collection[str]) -> Case
     rest = {key: value for key, value in entry.items() if key not in ("id", "says", "each", "steps")}
     if unknown := rest.keys() - set(settings):
         raise CaseError(f"{source}: {name}: what is {', '.join(sorted(unknown))}?")
-    return Case(name, entry["says"], tuple(steps), rest, source)
+    return Case(name, entry["says"], tuple(_unrolled(steps, f"{source}: {name}")), rest, source)
+
+
+def _unrolled(steps: list[dict[str, Any]], where: str) -> Iterator[dict[str, Any]]:
+    for step in steps:
+        if "repeat" not in step:
+            yield step
+            continue
+        times, inner = step["repeat"], step.get("steps")
+        if step.keys() != {"repeat", "steps"} or not isinstance(times, int) or not isinstance(inner, list):
+            raise CaseError(f"{where}: `repeat` is a number, and `steps` beside it a list: {str(step)[:100]}")
+        for number in range(1, times + 1):
+            yield from _put_in(inner, {"round": number})

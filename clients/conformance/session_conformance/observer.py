@@ -46,7 +46,7 @@ class Stream:
         half_closed: the client has done writing.
         cancelled: the client has cancelled the call, or its connection is gone.
         written: the last sequence of the server on it, or that it began with.
-        closed: the sequence of `closed`, once it was written; 0 before.
+        last: ``closed`` or ``failed``, once the server has written that; empty before.
         attached: the server has answered with its limits.
         suspicion: what is wrong with the half-close if it was one, and no cancellation.
         log: all that has passed, for people.
@@ -64,7 +64,7 @@ class Stream:
     half_closed: bool = False
     cancelled: bool = False
     written: int = 0
-    closed: int = 0
+    last: str = ""
     attached: bool = False
     suspicion: tuple[str, str] | None = None
     log: list[str] = field(default_factory=list)
@@ -109,11 +109,13 @@ class Observer:
         self._client_id = ""
         self._session_id = self._token = ""
         self._is_open = False  # the application knows that the session exists
+        self._is_given_up = False
         self._events: dict[int, pb.Event] = {}
         self._sizes: dict[int, int] = {}
         self._told = 0  # the last event that the server has told that it was taken over
         self._acked = 0  # the last command that the client has acknowledged
         self._last_command = 0
+        self._closed = 0  # the sequence of `closed`, once it was written
         self._may_ack: int | None = 0  # None: whatever comes
         self._taken = 0  # commands that the application has got
         self._asked = 0  # those that it waits for
@@ -157,6 +159,10 @@ class Observer:
         """The application ends the session: all is acknowledged from now on (D4)."""
         self._may_ack = None
 
+    def on_give_up(self) -> None:
+        """The application does not want the session any more that it has begun to open."""
+        self._is_given_up = True
+
     # --- the wire -----------------------------------------------------------------------------------------------------
 
     def begin(self, metadata: Mapping[str, str], has_deadline: bool = False) -> Stream:
@@ -196,12 +202,12 @@ class Observer:
         """The client has done writing, or so it seems: `confirm_half_close` when it has not cancelled the call."""
         stream.half_closed = True
         stream.log.append("> half-close")
-        if not self._resumable:
+        if not self._resumable or stream.last == "failed" or (self._is_given_up and stream.close is not None):
             return
-        if not stream.closed:
+        if not self._closed:
             stream.suspicion = "A1", "a resumable client half-closes before it has `closed`"
-        elif stream.ack < stream.closed:
-            stream.suspicion = "D4", f"it half-closes without an ack of `closed`, which is {stream.closed}"
+        elif stream.ack < self._closed:
+            stream.suspicion = "D4", f"it half-closes without an ack of `closed`, which is {self._closed}"
 
     def confirm_half_close(self, stream: Stream) -> None:
         """The half-close was one, and not the beginning of a cancellation."""
@@ -233,9 +239,11 @@ class Observer:
         self._told = max(self._told, response.ack)
         if response.commands:
             stream.written = max(stream.written, response.first_sequence + len(response.commands) - 1)
+        if control in ("closed", "failed"):
+            stream.last = control
         if control == "closed":
-            stream.closed = response.closed.sequence
-            stream.written = max(stream.written, stream.closed)
+            self._closed = response.closed.sequence
+            stream.written = max(stream.written, self._closed)
         self._last_command = max(self._last_command, stream.written)
 
     def on_other(self, stream: Stream, what: str) -> None:

@@ -10,11 +10,18 @@ The steps, each a mapping of which one key says what it is:
 - ``server: {send: {commands: [...], first_sequence: 1}}``: an AttachResponse. Of `opened` and `resumed` it may leave
   out what does not matter: session, token and limits.
 - ``server: {bytes: ...}``: a response that may be none.
-- ``server: {expect: {events: {2: {value: two}}, ack: 1}}``: wait until all of this is so; see `_unlike`.
-- ``server: {status: {code: UNAVAILABLE, reason: DRAINING, retry: REOPEN}}``: end the call; see `make_status`.
-- ``server: finish``: end it with OK.
+- ``server: {expect: {events: {2: {value: two}}, ack: 1}}``: wait until all of this is so; see
+  expectations.py.
+- ``server: {fail: {code: UNAVAILABLE, reason: DRAINING, retry: REOPEN}}``: end the call as our server does, with
+  `failed`, some time for the client to half-close, and a status; see `make_status`. `failed` alone is one of the
+  responses that ``send`` sends, with such a status, or with ``{status: BYTES}``.
+- ``server: {status: ...}``: end it with such a status and nothing else, as a proxy does.
+- ``server: finish``: end it with OK; if `closed` has been written the client has some time to half-close.
 - ``server: {perhaps: {resumed: ...}}``: the client may attach once more, and gets this response, or else the
   observation comes that is awaited.
+- ``server: {always: {send: {resumed: {}}, for: 0.1, status: {code: UNAVAILABLE}}}``: each stream that comes is answered
+  so and ended some time later, until the observation comes that is awaited. ``streams: {at_least: 2, at_most: 9}``
+  beside it is how many come.
 - ``stream`` beside ``server`` names the stream by its number, if it is not the one that was accepted last.
 - ``wire: reset``: a fault of the proxy between the two, see its module.
 - ``pause: 0.3``: give a client the seconds to do what it must not.
@@ -40,13 +47,16 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from google.rpc import status_pb2
+
 from session_service.v1 import session_pb2 as pb
 from tests.robustness.proxy import Proxy, schedule
 
 from .cases import Case, CaseError
 from .driver import Driver, DriverFailure
+from .expectations import unlike
 from .matching import Bindings, differences, fill, show
-from .observer import Observer, Stream
+from .observer import Observer
 from .reference import ReferenceServer, ReferenceStream, make_status
 from .relay import Relay
 from .served import Servers
@@ -80,7 +90,10 @@ _ANSWERS: dict[str, dict[str, Any]] = {
     "close": {"received": {"cancelled": None, "error": None}},
     "detach": {"position": {}},
     "save_position": {"position": {}},
+    "give_up": {"done": {"cancelled": True}},
 }
+
+_IN_BACKGROUND: dict[str, Any] = {"done": {"cancelled": None}}
 
 # Seconds in which a client that leaves a stream must have left it, once the next one is there.
 ALONE = 2.0
@@ -258,6 +271,8 @@ class Play:
             observer.on_close()
         elif kind == "detach":
             observer.on_release()
+        elif kind == "give_up":
+            observer.on_give_up()
         await self._driver.tell(instruction)
         self._expected.append((instruction, observe))
         return await self._observe() if wait else None
@@ -278,7 +293,7 @@ class Play:
         elif what == "received" and kind == "receive":
             self._observer.on_received(instruction.receive.count, len(observation.received.commands))
         pattern = pattern if pattern is not None else early
-        answer = _ANSWERS[kind]
+        answer = _IN_BACKGROUND if instruction.open.in_background else _ANSWERS[kind]
         if pattern is None:
             pattern = answer
         elif isinstance(pattern, Mapping) and pattern.keys() == answer.keys():
@@ -327,6 +342,9 @@ class Play:
         if name == "perhaps":
             await self._perhaps(content)
             return
+        if name == "always":
+            await self._always(content, rest)
+            return
         number = rest.get("stream", len(self._streams))
         if rest.keys() - {"stream"} or not 1 <= number <= len(self._streams):
             raise CaseError(f"no such stream, or what is {', '.join(map(str, rest))}?")
@@ -338,13 +356,15 @@ class Play:
                 await stream.send_bytes(content)
             case "expect":
                 await self._expect(stream, content)
+            case "fail":
+                await stream.send(self._response({"failed": content}))
+                await stream.wait_half_closed()
+                await stream.end(_status(content))
             case "status":
-                try:
-                    status = make_status(**content)
-                except (TypeError, KeyError) as error:
-                    raise CaseError(f"no status: {error}") from error
-                await stream.end(status)
+                await stream.end(_status(content))
             case "finish":
+                if stream.seen.last:
+                    await stream.wait_half_closed()
                 await stream.end()
             case _:
                 raise CaseError(f"the server cannot {name}")
@@ -354,7 +374,7 @@ class Play:
     ) -> None:
         stream = await self._within(self._server.arrived.get(), "an attach is expected")
         self._streams.append(stream)
-        await self._expect(stream, {"first": pattern})
+        await self._expect(stream, {"requests": {1: pattern}})
         seen = stream.seen
         for name, text in (metadata or {}).items():
             if seen.metadata.get(name) != text:
@@ -367,6 +387,26 @@ class Play:
             self._checks.append(asyncio.create_task(self._check_alone(stream)))
 
     async def _perhaps(self, response: Any) -> None:
+        if (stream := await self._unless_observed()) is not None:
+            await stream.send(self._response(response))
+
+    async def _always(self, content: Any, rest: Mapping[str, Any]) -> None:
+        bounds = rest.get("streams", {})
+        if content.keys() != {"send", "for", "status"} or bounds.keys() != {"at_least", "at_most"}:
+            raise CaseError("`always` is what to `send`, `for` how long, and a `status`; beside it are `streams`")
+        count = 0
+        while (stream := await self._unless_observed()) is not None:
+            count += 1
+            if count > bounds["at_most"]:
+                raise _Failure(f"{count} streams have come, expected {dict(bounds)}")
+            await stream.send(self._response(content["send"]))
+            await asyncio.sleep(content["for"])
+            await stream.end(_status(content["status"]))
+        if count < bounds["at_least"]:
+            raise _Failure(f"{count} streams have come, expected {dict(bounds)}")
+
+    async def _unless_observed(self) -> ReferenceStream | None:
+        """Take the next stream, unless the observation comes first that is awaited."""
         arrived, observed = (
             asyncio.create_task(self._server.arrived.get()),
             asyncio.create_task(self._observations.get()),
@@ -376,22 +416,25 @@ class Play:
             task.cancel()
         if observed.done() and not observed.cancelled():
             self._observations.put_nowait(observed.result())
-        if arrived.done() and not arrived.cancelled():
-            self._streams.append(arrived.result())
-            await self._streams[-1].send(self._response(response))
+        if arrived.cancelled() or not arrived.done():
+            return None
+        self._streams.append(arrived.result())
+        return self._streams[-1]
 
     async def _check_alone(self, stream: ReferenceStream) -> None:
         deadline = time.monotonic() + ALONE
         for older in self._streams[:-1]:
+            older.changed.clear()
             while older.seen.ended is None and (left := deadline - time.monotonic()) > 0:
                 await _changed(older, left)
+                older.changed.clear()
         self._observer.check_alone(stream.seen)
 
     async def _expect(self, stream: ReferenceStream, wanted: Mapping[str, Any]) -> None:
         deadline = time.monotonic() + self._patience
         while True:
             stream.changed.clear()
-            lines, may_change = self._unlike(stream.seen, wanted)
+            lines, may_change = unlike(stream.seen, wanted, self._bindings)
             left = deadline - time.monotonic()
             if not lines:
                 return
@@ -400,52 +443,6 @@ class Play:
             if left <= 0 or not may_change or self._observer.violations:
                 raise _Failure("; ".join(lines))
             await self._within(_changed(stream, left), "", 2 * left)
-
-    def _unlike(self, seen: Stream, wanted: Mapping[str, Any]) -> tuple[list[str], bool]:
-        """Return what is not as a case wants it, and whether it may still become so.
-
-        - ``first``: the first request matches.
-        - ``events: {SEQUENCE: PATTERN}``: these have come, maybe with others.
-        - ``first_event``, ``last_event``: the sequences of the first and last that have come.
-        - ``ack: N``: the last ack is this one; null where there is none. ``acks: N``: so many have come, or more.
-        - ``close``: the client's, or null.
-        - ``heartbeats: N``: so many, or more.
-        - ``half_closed``, ``cancelled``: true or false. ``closing: true``: the client has closed or half-closed.
-        """
-        missing: list[str] = []  # it may come
-        wrong: list[str] = []  # it will not become right
-        for name, pattern in wanted.items():
-            match name:
-                case "first":
-                    if not seen.requests:
-                        missing.append("there is no first request")
-                    else:
-                        wrong += differences(seen.requests[0], pattern, self._bindings)
-                case "events":
-                    for sequence, event in pattern.items():
-                        if sequence not in seen.events:
-                            missing.append(f"event {sequence} has not come")
-                        else:
-                            wrong += differences(seen.events[sequence], event, self._bindings, f"event {sequence}")
-                case "first_event" | "last_event" | "ack":
-                    value, due = getattr(seen, name), pattern or 0
-                    if value != due:
-                        is_missing = value < due if name != "first_event" else not value
-                        (missing if is_missing else wrong).append(f"{name} is {value or 'none'}, expected {pattern}")
-                case "close":
-                    if seen.close is None:
-                        missing += [] if pattern is None else ["close has not come"]
-                    else:
-                        wrong += ["close has come"] if pattern is None else differences(seen.close, pattern)
-                case "heartbeats" | "acks":
-                    count = getattr(seen, name)
-                    missing += [] if count >= pattern else [f"{count} {name} have come, expected {pattern}"]
-                case "half_closed" | "cancelled" | "closing":
-                    value = getattr(seen, name)
-                    (wrong if value else missing).extend([] if value is pattern else [f"{name} is {value}"])
-                case _:
-                    raise CaseError(f"what is {name} of a stream?")
-        return wrong + missing, not wrong
 
     def _response(self, literal: Any) -> pb.AttachResponse:
         literal = dict(literal or {})
@@ -456,6 +453,8 @@ class Play:
         elif "resumed" in literal:
             resumed = literal["resumed"] or {}
             literal["resumed"] = {**resumed, "limits": {**limits, **resumed.get("limits", {})}}
+        if "status" not in literal.get("failed", {"status": b""}):
+            literal["failed"] = {"status": _status(literal["failed"]).SerializeToString()}
         return fill(pb.AttachResponse(), literal, self._bindings)
 
     async def _start(self, content: dict[str, Any]) -> None:
@@ -479,6 +478,7 @@ class Play:
         await self._observe({"received": pattern})
         if sequence:
             await self._expect(stream, {"ack": sequence})
+        await self._expect(stream, {"half_closed": True})
         await stream.end()
 
     async def _restart(self) -> None:
@@ -514,6 +514,13 @@ class Play:
             await self._instruct({"send": {"event": "say", "value": number, "count": burst}})
             echoes = [{"command": "echo", "value": number}] * burst
             await self._instruct({"receive": {"count": burst}}, {"received": {"commands": echoes, "closed": None}})
+
+
+def _status(content: Mapping[str, Any]) -> status_pb2.Status:
+    try:
+        return make_status(**content)
+    except (TypeError, KeyError) as error:
+        raise CaseError(f"no status: {error}") from error
 
 
 async def _changed(stream: ReferenceStream, seconds: float) -> None:

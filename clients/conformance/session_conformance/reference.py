@@ -27,6 +27,9 @@ DOMAIN = "session_service"
 # Seconds in which gRPC tells that a call without more to read is cancelled.
 CANCEL_TIME = 0.1
 
+# Seconds that a good server lets a call stand when everything is said, until the client has half-closed (E2).
+FAREWELL = 1.0
+
 # Seconds after which it has certainly told, however busy the machine is.
 CERTAIN_TIME = 1.0
 
@@ -103,6 +106,16 @@ class ReferenceStream:
         except (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
             if not await is_over(self._over):  # else the client has left: what it should have seen the case will tell
                 raise
+
+    async def wait_half_closed(self) -> None:
+        """Wait until the client has half-closed or left, as long as a good server does."""
+        try:
+            async with asyncio.timeout(FAREWELL):
+                while not self.seen.half_closed and not self._over.is_set():
+                    self.changed.clear()
+                    await self.changed.wait()
+        except TimeoutError:
+            pass  # the rules leave the client more time than the server does
 
     async def end(self, status: status_pb2.Status | None = None) -> None:
         """End the call, with OK where there is no status."""

@@ -36,6 +36,7 @@ class Driver:
 
     _client: SessionClient
     _session: ClientSession
+    _opening: asyncio.Task[pb.Observation]
 
     async def carry_out(self, instruction: pb.Instruction) -> pb.Observation:
         """Do what it says, and tell what came of it."""
@@ -77,6 +78,9 @@ class Driver:
             resume_window=_seconds(opening, "resume_window", None),
             request_id=opening.request_id or None,
         )
+        if opening.in_background:
+            self._opening = asyncio.create_task(self._enter())
+            return pb.Observation(done=pb.Done())
         return await self._enter()
 
     async def _on_resume(self, resume: pb.ResumeSession) -> pb.Observation:
@@ -124,6 +128,13 @@ class Driver:
 
     async def _on_save_position(self, _: pb.SavePosition) -> pb.Observation:
         return _position(self._session.position)
+
+    async def _on_give_up(self, _: pb.GiveUp) -> pb.Observation:
+        self._opening.cancel()
+        try:
+            return await self._opening
+        except asyncio.CancelledError:
+            return pb.Observation(done=pb.Done(cancelled=True))
 
     async def _read(self, received: pb.Received, count: int) -> None:
         try:

@@ -27,49 +27,51 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(session_conformance/v1/conformance.proto\x12\x1esession_service.conformance.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x88\x04\n\x0bInstruction\x12:\n\x07\x63onnect\x18\x01 \x01(\x0b\x32\'.session_service.conformance.v1.ConnectH\x00\x12;\n\x04open\x18\x02 \x01(\x0b\x32+.session_service.conformance.v1.OpenSessionH\x00\x12?\n\x06resume\x18\x03 \x01(\x0b\x32-.session_service.conformance.v1.ResumeSessionH\x00\x12\x34\n\x04send\x18\x04 \x01(\x0b\x32$.session_service.conformance.v1.SendH\x00\x12:\n\x07receive\x18\x05 \x01(\x0b\x32\'.session_service.conformance.v1.ReceiveH\x00\x12=\n\x05\x63lose\x18\x06 \x01(\x0b\x32,.session_service.conformance.v1.CloseSessionH\x00\x12\x38\n\x06\x64\x65tach\x18\x07 \x01(\x0b\x32&.session_service.conformance.v1.DetachH\x00\x12\x45\n\rsave_position\x18\x08 \x01(\x0b\x32,.session_service.conformance.v1.SavePositionH\x00\x42\r\n\x0binstruction\"\xb0\x02\n\x07\x43onnect\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x1f\n\x17\x63ommand_window_messages\x18\x02 \x01(\r\x12\x1c\n\x14\x63ommand_window_bytes\x18\x03 \x01(\r\x12\x30\n\rretry_initial\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rretry_maximum\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bretry_total\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0e\x61ttach_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06tokens\x18\x08 \x03(\t\"\x98\x01\n\x0bOpenSession\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\'\n\x06params\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05plain\x18\x03 \x01(\x08\x12\x30\n\rresume_window\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"K\n\rResumeSession\x12:\n\x08position\x18\x01 \x01(\x0b\x32(.session_service.conformance.v1.Position\"\xba\x01\n\x04Send\x12\r\n\x05\x65vent\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x04json\x18\x03 \x01(\tH\x00\x12\x0e\n\x04\x62lob\x18\x04 \x01(\x0cH\x00\x12\'\n\x07message\x18\x05 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x12\r\n\x05\x63ount\x18\x06 \x01(\r\x12/\n\x0c\x63\x61ncel_after\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07payload\"I\n\x07Receive\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12/\n\x0c\x63\x61ncel_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"+\n\x0c\x43loseSession\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0b\n\x03now\x18\x02 \x01(\x08\"\x08\n\x06\x44\x65tach\"\x0e\n\x0cSavePosition\"\x8b\x03\n\x0bObservation\x12\x34\n\x04\x64one\x18\x01 \x01(\x0b\x32$.session_service.conformance.v1.DoneH\x00\x12?\n\x06opened\x18\x02 \x01(\x0b\x32-.session_service.conformance.v1.OpenedSessionH\x00\x12<\n\x08received\x18\x03 \x01(\x0b\x32(.session_service.conformance.v1.ReceivedH\x00\x12<\n\x08position\x18\x04 \x01(\x0b\x32(.session_service.conformance.v1.PositionH\x00\x12\x36\n\x05\x65rror\x18\x05 \x01(\x0b\x32%.session_service.conformance.v1.ErrorH\x00\x12\x42\n\x0bunsupported\x18\x06 \x01(\x0b\x32+.session_service.conformance.v1.UnsupportedH\x00\x42\r\n\x0bobservation\"\x19\n\x04\x44one\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"7\n\rOpenedSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\ntaken_over\x18\x02 \x01(\x04\"\xd5\x01\n\x08Received\x12\x41\n\x08\x63ommands\x18\x01 \x03(\x0b\x32/.session_service.conformance.v1.ReceivedCommand\x12=\n\x06\x63losed\x18\x02 \x01(\x0b\x32-.session_service.conformance.v1.SessionClosed\x12\x11\n\tcancelled\x18\x03 \x01(\x08\x12\x34\n\x05\x65rror\x18\x04 \x01(\x0b\x32%.session_service.conformance.v1.Error\"\x87\x01\n\x0fReceivedCommand\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x01(\t\x12\x0e\n\x04json\x18\x03 \x01(\tH\x00\x12\x0e\n\x04\x62lob\x18\x04 \x01(\x0cH\x00\x12\'\n\x07message\x18\x05 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x42\t\n\x07payload\"0\n\rSessionClosed\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"9\n\x08Position\x12\r\n\x05saved\x18\x01 \x01(\x0c\x12\x10\n\x08received\x18\x02 \x01(\x04\x12\x0c\n\x04sent\x18\x03 \x01(\x04\"\x83\x01\n\x05\x45rror\x12\x37\n\x04kind\x18\x01 \x01(\x0e\x32).session_service.conformance.v1.ErrorKind\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x12\n\ntaken_over\x18\x05 \x01(\x04\"\x1a\n\x0bUnsupported\x12\x0b\n\x03why\x18\x01 \x01(\t*\xb3\x01\n\tErrorKind\x12\x1a\n\x16\x45RROR_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45RROR_KIND_PAYLOAD\x10\x01\x12\x16\n\x12\x45RROR_KIND_REFUSED\x10\x02\x12\x19\n\x15\x45RROR_KIND_TAKEN_OVER\x10\x03\x12\x13\n\x0f\x45RROR_KIND_LOST\x10\x04\x12\x14\n\x10\x45RROR_KIND_ENDED\x10\x05\x12\x14\n\x10\x45RROR_KIND_OTHER\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(session_conformance/v1/conformance.proto\x12\x1esession_service.conformance.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xc3\x04\n\x0bInstruction\x12:\n\x07\x63onnect\x18\x01 \x01(\x0b\x32\'.session_service.conformance.v1.ConnectH\x00\x12;\n\x04open\x18\x02 \x01(\x0b\x32+.session_service.conformance.v1.OpenSessionH\x00\x12?\n\x06resume\x18\x03 \x01(\x0b\x32-.session_service.conformance.v1.ResumeSessionH\x00\x12\x34\n\x04send\x18\x04 \x01(\x0b\x32$.session_service.conformance.v1.SendH\x00\x12:\n\x07receive\x18\x05 \x01(\x0b\x32\'.session_service.conformance.v1.ReceiveH\x00\x12=\n\x05\x63lose\x18\x06 \x01(\x0b\x32,.session_service.conformance.v1.CloseSessionH\x00\x12\x38\n\x06\x64\x65tach\x18\x07 \x01(\x0b\x32&.session_service.conformance.v1.DetachH\x00\x12\x45\n\rsave_position\x18\x08 \x01(\x0b\x32,.session_service.conformance.v1.SavePositionH\x00\x12\x39\n\x07give_up\x18\t \x01(\x0b\x32&.session_service.conformance.v1.GiveUpH\x00\x42\r\n\x0binstruction\"\xb0\x02\n\x07\x43onnect\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x1f\n\x17\x63ommand_window_messages\x18\x02 \x01(\r\x12\x1c\n\x14\x63ommand_window_bytes\x18\x03 \x01(\r\x12\x30\n\rretry_initial\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rretry_maximum\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bretry_total\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0e\x61ttach_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06tokens\x18\x08 \x03(\t\"\xaf\x01\n\x0bOpenSession\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\'\n\x06params\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05plain\x18\x03 \x01(\x08\x12\x30\n\rresume_window\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rin_background\x18\x06 \x01(\x08\"K\n\rResumeSession\x12:\n\x08position\x18\x01 \x01(\x0b\x32(.session_service.conformance.v1.Position\"\xba\x01\n\x04Send\x12\r\n\x05\x65vent\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x04json\x18\x03 \x01(\tH\x00\x12\x0e\n\x04\x62lob\x18\x04 \x01(\x0cH\x00\x12\'\n\x07message\x18\x05 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x12\r\n\x05\x63ount\x18\x06 \x01(\r\x12/\n\x0c\x63\x61ncel_after\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07payload\"I\n\x07Receive\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12/\n\x0c\x63\x61ncel_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"+\n\x0c\x43loseSession\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0b\n\x03now\x18\x02 \x01(\x08\"\x08\n\x06\x44\x65tach\"\x0e\n\x0cSavePosition\"\x08\n\x06GiveUp\"\x8b\x03\n\x0bObservation\x12\x34\n\x04\x64one\x18\x01 \x01(\x0b\x32$.session_service.conformance.v1.DoneH\x00\x12?\n\x06opened\x18\x02 \x01(\x0b\x32-.session_service.conformance.v1.OpenedSessionH\x00\x12<\n\x08received\x18\x03 \x01(\x0b\x32(.session_service.conformance.v1.ReceivedH\x00\x12<\n\x08position\x18\x04 \x01(\x0b\x32(.session_service.conformance.v1.PositionH\x00\x12\x36\n\x05\x65rror\x18\x05 \x01(\x0b\x32%.session_service.conformance.v1.ErrorH\x00\x12\x42\n\x0bunsupported\x18\x06 \x01(\x0b\x32+.session_service.conformance.v1.UnsupportedH\x00\x42\r\n\x0bobservation\"\x19\n\x04\x44one\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"7\n\rOpenedSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\ntaken_over\x18\x02 \x01(\x04\"\xd5\x01\n\x08Received\x12\x41\n\x08\x63ommands\x18\x01 \x03(\x0b\x32/.session_service.conformance.v1.ReceivedCommand\x12=\n\x06\x63losed\x18\x02 \x01(\x0b\x32-.session_service.conformance.v1.SessionClosed\x12\x11\n\tcancelled\x18\x03 \x01(\x08\x12\x34\n\x05\x65rror\x18\x04 \x01(\x0b\x32%.session_service.conformance.v1.Error\"\x87\x01\n\x0fReceivedCommand\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x01(\t\x12\x0e\n\x04json\x18\x03 \x01(\tH\x00\x12\x0e\n\x04\x62lob\x18\x04 \x01(\x0cH\x00\x12\'\n\x07message\x18\x05 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x42\t\n\x07payload\"0\n\rSessionClosed\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"9\n\x08Position\x12\r\n\x05saved\x18\x01 \x01(\x0c\x12\x10\n\x08received\x18\x02 \x01(\x04\x12\x0c\n\x04sent\x18\x03 \x01(\x04\"\xa3\x01\n\x05\x45rror\x12\x37\n\x04kind\x18\x01 \x01(\x0e\x32).session_service.conformance.v1.ErrorKind\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x12\n\ntaken_over\x18\x05 \x01(\x04\x12\x10\n\x08sequence\x18\x06 \x01(\x04\x12\x0c\n\x04size\x18\x07 \x01(\x04\"\x1a\n\x0bUnsupported\x12\x0b\n\x03why\x18\x01 \x01(\t*\xcc\x01\n\tErrorKind\x12\x1a\n\x16\x45RROR_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45RROR_KIND_PAYLOAD\x10\x01\x12\x16\n\x12\x45RROR_KIND_REFUSED\x10\x02\x12\x19\n\x15\x45RROR_KIND_TAKEN_OVER\x10\x03\x12\x13\n\x0f\x45RROR_KIND_LOST\x10\x04\x12\x14\n\x10\x45RROR_KIND_ENDED\x10\x05\x12\x14\n\x10\x45RROR_KIND_OTHER\x10\x06\x12\x17\n\x13\x45RROR_KIND_POISONED\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'session_conformance.v1.conformance_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ERRORKIND']._serialized_start=2670
-  _globals['_ERRORKIND']._serialized_end=2849
+  _globals['_ERRORKIND']._serialized_start=2794
+  _globals['_ERRORKIND']._serialized_end=2998
   _globals['_INSTRUCTION']._serialized_start=166
-  _globals['_INSTRUCTION']._serialized_end=686
-  _globals['_CONNECT']._serialized_start=689
-  _globals['_CONNECT']._serialized_end=993
-  _globals['_OPENSESSION']._serialized_start=996
-  _globals['_OPENSESSION']._serialized_end=1148
-  _globals['_RESUMESESSION']._serialized_start=1150
-  _globals['_RESUMESESSION']._serialized_end=1225
-  _globals['_SEND']._serialized_start=1228
-  _globals['_SEND']._serialized_end=1414
-  _globals['_RECEIVE']._serialized_start=1416
-  _globals['_RECEIVE']._serialized_end=1489
-  _globals['_CLOSESESSION']._serialized_start=1491
-  _globals['_CLOSESESSION']._serialized_end=1534
-  _globals['_DETACH']._serialized_start=1536
-  _globals['_DETACH']._serialized_end=1544
-  _globals['_SAVEPOSITION']._serialized_start=1546
-  _globals['_SAVEPOSITION']._serialized_end=1560
-  _globals['_OBSERVATION']._serialized_start=1563
-  _globals['_OBSERVATION']._serialized_end=1958
-  _globals['_DONE']._serialized_start=1960
-  _globals['_DONE']._serialized_end=1985
-  _globals['_OPENEDSESSION']._serialized_start=1987
-  _globals['_OPENEDSESSION']._serialized_end=2042
-  _globals['_RECEIVED']._serialized_start=2045
-  _globals['_RECEIVED']._serialized_end=2258
-  _globals['_RECEIVEDCOMMAND']._serialized_start=2261
-  _globals['_RECEIVEDCOMMAND']._serialized_end=2396
-  _globals['_SESSIONCLOSED']._serialized_start=2398
-  _globals['_SESSIONCLOSED']._serialized_end=2446
-  _globals['_POSITION']._serialized_start=2448
-  _globals['_POSITION']._serialized_end=2505
-  _globals['_ERROR']._serialized_start=2508
-  _globals['_ERROR']._serialized_end=2639
-  _globals['_UNSUPPORTED']._serialized_start=2641
-  _globals['_UNSUPPORTED']._serialized_end=2667
+  _globals['_INSTRUCTION']._serialized_end=745
+  _globals['_CONNECT']._serialized_start=748
+  _globals['_CONNECT']._serialized_end=1052
+  _globals['_OPENSESSION']._serialized_start=1055
+  _globals['_OPENSESSION']._serialized_end=1230
+  _globals['_RESUMESESSION']._serialized_start=1232
+  _globals['_RESUMESESSION']._serialized_end=1307
+  _globals['_SEND']._serialized_start=1310
+  _globals['_SEND']._serialized_end=1496
+  _globals['_RECEIVE']._serialized_start=1498
+  _globals['_RECEIVE']._serialized_end=1571
+  _globals['_CLOSESESSION']._serialized_start=1573
+  _globals['_CLOSESESSION']._serialized_end=1616
+  _globals['_DETACH']._serialized_start=1618
+  _globals['_DETACH']._serialized_end=1626
+  _globals['_SAVEPOSITION']._serialized_start=1628
+  _globals['_SAVEPOSITION']._serialized_end=1642
+  _globals['_GIVEUP']._serialized_start=1644
+  _globals['_GIVEUP']._serialized_end=1652
+  _globals['_OBSERVATION']._serialized_start=1655
+  _globals['_OBSERVATION']._serialized_end=2050
+  _globals['_DONE']._serialized_start=2052
+  _globals['_DONE']._serialized_end=2077
+  _globals['_OPENEDSESSION']._serialized_start=2079
+  _globals['_OPENEDSESSION']._serialized_end=2134
+  _globals['_RECEIVED']._serialized_start=2137
+  _globals['_RECEIVED']._serialized_end=2350
+  _globals['_RECEIVEDCOMMAND']._serialized_start=2353
+  _globals['_RECEIVEDCOMMAND']._serialized_end=2488
+  _globals['_SESSIONCLOSED']._serialized_start=2490
+  _globals['_SESSIONCLOSED']._serialized_end=2538
+  _globals['_POSITION']._serialized_start=2540
+  _globals['_POSITION']._serialized_end=2597
+  _globals['_ERROR']._serialized_start=2600
+  _globals['_ERROR']._serialized_end=2763
+  _globals['_UNSUPPORTED']._serialized_start=2765
+  _globals['_UNSUPPORTED']._serialized_end=2791
 # @@protoc_insertion_point(module_scope)

@@ -49,6 +49,8 @@ class _ErrorKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorKind.V
     """A call on a session that is closed or detached."""
     ERROR_KIND_OTHER: _ErrorKind.ValueType  # 6
     """Anything else: a defect of the library."""
+    ERROR_KIND_POISONED: _ErrorKind.ValueType  # 7
+    """The path to the server never lets an event through."""
 
 class ErrorKind(_ErrorKind, metaclass=_ErrorKindEnumTypeWrapper):
     """ErrorKind is what an error means to an application."""
@@ -67,6 +69,8 @@ ERROR_KIND_ENDED: ErrorKind.ValueType  # 5
 """A call on a session that is closed or detached."""
 ERROR_KIND_OTHER: ErrorKind.ValueType  # 6
 """Anything else: a defect of the library."""
+ERROR_KIND_POISONED: ErrorKind.ValueType  # 7
+"""The path to the server never lets an event through."""
 Global___ErrorKind: _TypeAlias = ErrorKind  # noqa: Y015
 
 @_typing.final
@@ -83,13 +87,14 @@ class Instruction(_message.Message):
     CLOSE_FIELD_NUMBER: _builtins.int
     DETACH_FIELD_NUMBER: _builtins.int
     SAVE_POSITION_FIELD_NUMBER: _builtins.int
+    GIVE_UP_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def connect(self) -> Global___Connect:
         """The first instruction. Answered by `done`."""
 
     @_builtins.property
     def open(self) -> Global___OpenSession:
-        """Open a session. Answered by `opened` when it is attached."""
+        """Open a session. Answered by `opened` when it is attached, or by `done` at once where it says `in_background`."""
 
     @_builtins.property
     def resume(self) -> Global___ResumeSession:
@@ -115,6 +120,12 @@ class Instruction(_message.Message):
     def save_position(self) -> Global___SavePosition:
         """Read the position, with the command that was taken last counted as done. Answered by `position`."""
 
+    @_builtins.property
+    def give_up(self) -> Global___GiveUp:
+        """Give up the open that was begun in the background: cancel the call that waits, by the language's own means.
+        Answered by `done`, `cancelled`, when that call has returned, or by what else has come of it.
+        """
+
     def __init__(
         self,
         *,
@@ -126,12 +137,13 @@ class Instruction(_message.Message):
         close: Global___CloseSession | None = ...,
         detach: Global___Detach | None = ...,
         save_position: Global___SavePosition | None = ...,
+        give_up: Global___GiveUp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "connect", b"connect", "detach", b"detach", "instruction", b"instruction", "open", b"open", "receive", b"receive", "resume", b"resume", "save_position", b"save_position", "send", b"send"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "connect", b"connect", "detach", b"detach", "give_up", b"give_up", "instruction", b"instruction", "open", b"open", "receive", b"receive", "resume", b"resume", "save_position", b"save_position", "send", b"send"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "connect", b"connect", "detach", b"detach", "instruction", b"instruction", "open", b"open", "receive", b"receive", "resume", b"resume", "save_position", b"save_position", "send", b"send"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "connect", b"connect", "detach", b"detach", "give_up", b"give_up", "instruction", b"instruction", "open", b"open", "receive", b"receive", "resume", b"resume", "save_position", b"save_position", "send", b"send"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_instruction: _TypeAlias = _typing.Literal["connect", "open", "resume", "send", "receive", "close", "detach", "save_position"]  # noqa: Y015
+    _WhichOneofReturnType_instruction: _TypeAlias = _typing.Literal["connect", "open", "resume", "send", "receive", "close", "detach", "save_position", "give_up"]  # noqa: Y015
     _WhichOneofArgType_instruction: _TypeAlias = _typing.Literal["instruction", b"instruction"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_instruction) -> _WhichOneofReturnType_instruction | None: ...
 
@@ -210,12 +222,15 @@ class OpenSession(_message.Message):
     PLAIN_FIELD_NUMBER: _builtins.int
     RESUME_WINDOW_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    IN_BACKGROUND_FIELD_NUMBER: _builtins.int
     app: _builtins.str
     """Its name."""
     plain: _builtins.bool
     """A plain session, which ends with its stream. A driver whose library knows only resumable ones answers `unsupported`."""
     request_id: _builtins.str
     """The library's own choice when it is empty."""
+    in_background: _builtins.bool
+    """Begin to open, and do not wait for it: the next instruction is `give_up`."""
     @_builtins.property
     def params(self) -> _struct_pb2.Struct:
         """JSON values for the app; absent for none."""
@@ -232,10 +247,11 @@ class OpenSession(_message.Message):
         plain: _builtins.bool = ...,
         resume_window: _duration_pb2.Duration | None = ...,
         request_id: _builtins.str = ...,
+        in_background: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["params", b"params", "resume_window", b"resume_window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "params", b"params", "plain", b"plain", "request_id", b"request_id", "resume_window", b"resume_window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "in_background", b"in_background", "params", b"params", "plain", b"plain", "request_id", b"request_id", "resume_window", b"resume_window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -408,6 +424,23 @@ class SavePosition(_message.Message):
 Global___SavePosition: _TypeAlias = SavePosition  # noqa: Y015
 
 @_typing.final
+class GiveUp(_message.Message):
+    """GiveUp gives an open up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GiveUp: _TypeAlias = GiveUp  # noqa: Y015
+
+@_typing.final
 class Observation(_message.Message):
     """Observation says what the library did."""
 
@@ -471,7 +504,7 @@ class Done(_message.Message):
 
     CANCELLED_FIELD_NUMBER: _builtins.int
     cancelled: _builtins.bool
-    """The call was cancelled, since `cancel_after` had passed."""
+    """The call was cancelled, since `cancel_after` had passed, or it was given up."""
     def __init__(
         self,
         *,
@@ -660,6 +693,8 @@ class Error(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     TAKEN_OVER_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
     kind: Global___ErrorKind.ValueType
     """What it means."""
     reason: _builtins.str
@@ -670,6 +705,10 @@ class Error(_message.Message):
     """For people."""
     taken_over: _builtins.int
     """The last event known to have been taken over, where the error tells."""
+    sequence: _builtins.int
+    """Of ERROR_KIND_POISONED: the event's sequence."""
+    size: _builtins.int
+    """Of ERROR_KIND_POISONED: the event's size in bytes."""
     def __init__(
         self,
         *,
@@ -678,10 +717,12 @@ class Error(_message.Message):
         code: _builtins.str = ...,
         message: _builtins.str = ...,
         taken_over: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "kind", b"kind", "message", b"message", "reason", b"reason", "taken_over", b"taken_over"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "kind", b"kind", "message", b"message", "reason", b"reason", "sequence", b"sequence", "size", b"size", "taken_over", b"taken_over"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,6 +25,13 @@ import (
 type driver struct {
 	client  *session.Client
 	session *session.Session
+	opening *opening
+}
+
+// opening is an open that goes on in the background.
+type opening struct {
+	cancel context.CancelFunc
+	ended  chan error
 }
 
 var errNoSession = errors.New("there is no session: open one first")
@@ -51,6 +58,8 @@ func (d *driver) try(ctx context.Context, instruction *pb.Instruction) (*pb.Obse
 		return d.onOpen(ctx, i.Open)
 	case *pb.Instruction_Resume:
 		return d.onResume(ctx, i.Resume)
+	case *pb.Instruction_GiveUp:
+		return d.onGiveUp()
 	}
 	if d.session == nil {
 		return nil, errNoSession
@@ -131,7 +140,30 @@ func (d *driver) onOpen(ctx context.Context, open *pb.OpenSession) (*pb.Observat
 	if open.RequestId != "" {
 		options = append(options, session.WithRequestID(open.RequestId))
 	}
+	if open.InBackground {
+		ctx, cancel := context.WithCancel(ctx)
+		opening := &opening{cancel, make(chan error, 1)}
+		d.opening = opening
+		go func() {
+			_, err := d.client.Open(ctx, open.App, options...)
+			opening.ended <- err
+		}()
+		return done(false), nil
+	}
 	return d.attached(d.client.Open(ctx, open.App, options...))
+}
+
+func (d *driver) onGiveUp() (*pb.Observation, error) {
+	if d.opening == nil {
+		return nil, errors.New("nothing is being opened in the background")
+	}
+	d.opening.cancel()
+	if err := <-d.opening.ended; err != nil && !errors.Is(err, context.Canceled) {
+		return nil, err
+	} else if err != nil {
+		return done(true), nil
+	}
+	return done(false), nil
 }
 
 func (d *driver) onResume(ctx context.Context, resume *pb.ResumeSession) (*pb.Observation, error) {

@@ -44,6 +44,17 @@ func TestEachInstructionIsAnsweredInOrder(t *testing.T) {
 	}
 }
 
+func TestAnOpenInTheBackgroundIsGivenUp(t *testing.T) {
+	got := answers(t,
+		&pb.Instruction{Instruction: &pb.Instruction_Connect{Connect: &pb.Connect{Address: "127.0.0.1:1"}}},
+		&pb.Instruction{Instruction: &pb.Instruction_Open{Open: &pb.OpenSession{App: "echo", InBackground: true}}},
+		&pb.Instruction{Instruction: &pb.Instruction_GiveUp{GiveUp: &pb.GiveUp{}}},
+	)
+	if len(got) != 3 || got[1].GetDone() == nil || !got[2].GetDone().GetCancelled() {
+		t.Errorf("got %v", got)
+	}
+}
+
 func TestHalfAnInstructionIsAnError(t *testing.T) {
 	if err := serve(t.Context(), &driver{}, bytes.NewReader([]byte{0, 0, 0, 9, 1}), &bytes.Buffer{}); err == nil {
 		t.Error("it is taken for the end")

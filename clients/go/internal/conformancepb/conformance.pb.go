@@ -50,6 +50,8 @@ const (
 	ErrorKind_ERROR_KIND_ENDED ErrorKind = 5
 	// Anything else: a defect of the library.
 	ErrorKind_ERROR_KIND_OTHER ErrorKind = 6
+	// The path to the server never lets an event through.
+	ErrorKind_ERROR_KIND_POISONED ErrorKind = 7
 )
 
 // Enum value maps for ErrorKind.
@@ -62,6 +64,7 @@ var (
 		4: "ERROR_KIND_LOST",
 		5: "ERROR_KIND_ENDED",
 		6: "ERROR_KIND_OTHER",
+		7: "ERROR_KIND_POISONED",
 	}
 	ErrorKind_value = map[string]int32{
 		"ERROR_KIND_UNSPECIFIED": 0,
@@ -71,6 +74,7 @@ var (
 		"ERROR_KIND_LOST":        4,
 		"ERROR_KIND_ENDED":       5,
 		"ERROR_KIND_OTHER":       6,
+		"ERROR_KIND_POISONED":    7,
 	}
 )
 
@@ -116,6 +120,7 @@ type Instruction struct {
 	//	*Instruction_Close
 	//	*Instruction_Detach
 	//	*Instruction_SavePosition
+	//	*Instruction_GiveUp
 	Instruction   isInstruction_Instruction `protobuf_oneof:"instruction"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -230,6 +235,15 @@ func (x *Instruction) GetSavePosition() *SavePosition {
 	return nil
 }
 
+func (x *Instruction) GetGiveUp() *GiveUp {
+	if x != nil {
+		if x, ok := x.Instruction.(*Instruction_GiveUp); ok {
+			return x.GiveUp
+		}
+	}
+	return nil
+}
+
 type isInstruction_Instruction interface {
 	isInstruction_Instruction()
 }
@@ -240,7 +254,7 @@ type Instruction_Connect struct {
 }
 
 type Instruction_Open struct {
-	// Open a session. Answered by `opened` when it is attached.
+	// Open a session. Answered by `opened` when it is attached, or by `done` at once where it says `in_background`.
 	Open *OpenSession `protobuf:"bytes,2,opt,name=open,proto3,oneof"`
 }
 
@@ -274,6 +288,12 @@ type Instruction_SavePosition struct {
 	SavePosition *SavePosition `protobuf:"bytes,8,opt,name=save_position,json=savePosition,proto3,oneof"`
 }
 
+type Instruction_GiveUp struct {
+	// Give up the open that was begun in the background: cancel the call that waits, by the language's own means.
+	// Answered by `done`, `cancelled`, when that call has returned, or by what else has come of it.
+	GiveUp *GiveUp `protobuf:"bytes,9,opt,name=give_up,json=giveUp,proto3,oneof"`
+}
+
 func (*Instruction_Connect) isInstruction_Instruction() {}
 
 func (*Instruction_Open) isInstruction_Instruction() {}
@@ -289,6 +309,8 @@ func (*Instruction_Close) isInstruction_Instruction() {}
 func (*Instruction_Detach) isInstruction_Instruction() {}
 
 func (*Instruction_SavePosition) isInstruction_Instruction() {}
+
+func (*Instruction_GiveUp) isInstruction_Instruction() {}
 
 // Connect makes the client. Absent fields mean the library's defaults.
 type Connect struct {
@@ -412,7 +434,9 @@ type OpenSession struct {
 	// How long the server shall keep the session without a stream; absent for what the server allows.
 	ResumeWindow *durationpb.Duration `protobuf:"bytes,4,opt,name=resume_window,json=resumeWindow,proto3" json:"resume_window,omitempty"`
 	// The library's own choice when it is empty.
-	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Begin to open, and do not wait for it: the next instruction is `give_up`.
+	InBackground  bool `protobuf:"varint,6,opt,name=in_background,json=inBackground,proto3" json:"in_background,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -480,6 +504,13 @@ func (x *OpenSession) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *OpenSession) GetInBackground() bool {
+	if x != nil {
+		return x.InBackground
+	}
+	return false
 }
 
 // ResumeSession goes on from a position.
@@ -853,6 +884,43 @@ func (*SavePosition) Descriptor() ([]byte, []int) {
 	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{8}
 }
 
+// GiveUp gives an open up.
+type GiveUp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GiveUp) Reset() {
+	*x = GiveUp{}
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GiveUp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GiveUp) ProtoMessage() {}
+
+func (x *GiveUp) ProtoReflect() protoreflect.Message {
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GiveUp.ProtoReflect.Descriptor instead.
+func (*GiveUp) Descriptor() ([]byte, []int) {
+	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{9}
+}
+
 // Observation says what the library did.
 type Observation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -873,7 +941,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[9]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +953,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[9]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +966,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{9}
+	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Observation) GetObservation() isObservation_Observation {
@@ -1011,7 +1079,7 @@ func (*Observation_Unsupported) isObservation_Observation() {}
 // Done says that the call returned.
 type Done struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The call was cancelled, since `cancel_after` had passed.
+	// The call was cancelled, since `cancel_after` had passed, or it was given up.
 	Cancelled     bool `protobuf:"varint,1,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1019,7 +1087,7 @@ type Done struct {
 
 func (x *Done) Reset() {
 	*x = Done{}
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[10]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1099,7 @@ func (x *Done) String() string {
 func (*Done) ProtoMessage() {}
 
 func (x *Done) ProtoReflect() protoreflect.Message {
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[10]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1112,7 @@ func (x *Done) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Done.ProtoReflect.Descriptor instead.
 func (*Done) Descriptor() ([]byte, []int) {
-	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{10}
+	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Done) GetCancelled() bool {
@@ -1067,7 +1135,7 @@ type OpenedSession struct {
 
 func (x *OpenedSession) Reset() {
 	*x = OpenedSession{}
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[11]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1147,7 @@ func (x *OpenedSession) String() string {
 func (*OpenedSession) ProtoMessage() {}
 
 func (x *OpenedSession) ProtoReflect() protoreflect.Message {
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[11]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1160,7 @@ func (x *OpenedSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenedSession.ProtoReflect.Descriptor instead.
 func (*OpenedSession) Descriptor() ([]byte, []int) {
-	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{11}
+	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *OpenedSession) GetSessionId() string {
@@ -1126,7 +1194,7 @@ type Received struct {
 
 func (x *Received) Reset() {
 	*x = Received{}
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[12]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1138,7 +1206,7 @@ func (x *Received) String() string {
 func (*Received) ProtoMessage() {}
 
 func (x *Received) ProtoReflect() protoreflect.Message {
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[12]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1151,7 +1219,7 @@ func (x *Received) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Received.ProtoReflect.Descriptor instead.
 func (*Received) Descriptor() ([]byte, []int) {
-	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{12}
+	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Received) GetCommands() []*ReceivedCommand {
@@ -1203,7 +1271,7 @@ type ReceivedCommand struct {
 
 func (x *ReceivedCommand) Reset() {
 	*x = ReceivedCommand{}
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[13]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1283,7 @@ func (x *ReceivedCommand) String() string {
 func (*ReceivedCommand) ProtoMessage() {}
 
 func (x *ReceivedCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[13]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1296,7 @@ func (x *ReceivedCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedCommand.ProtoReflect.Descriptor instead.
 func (*ReceivedCommand) Descriptor() ([]byte, []int) {
-	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{13}
+	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReceivedCommand) GetTaskId() string {
@@ -1317,7 +1385,7 @@ type SessionClosed struct {
 
 func (x *SessionClosed) Reset() {
 	*x = SessionClosed{}
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[14]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1329,7 +1397,7 @@ func (x *SessionClosed) String() string {
 func (*SessionClosed) ProtoMessage() {}
 
 func (x *SessionClosed) ProtoReflect() protoreflect.Message {
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[14]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1342,7 +1410,7 @@ func (x *SessionClosed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClosed.ProtoReflect.Descriptor instead.
 func (*SessionClosed) Descriptor() ([]byte, []int) {
-	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{14}
+	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SessionClosed) GetReason() string {
@@ -1374,7 +1442,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[15]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1454,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[15]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1467,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{15}
+	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Position) GetSaved() []byte {
@@ -1435,14 +1503,18 @@ type Error struct {
 	// For people.
 	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	// The last event known to have been taken over, where the error tells.
-	TakenOver     uint64 `protobuf:"varint,5,opt,name=taken_over,json=takenOver,proto3" json:"taken_over,omitempty"`
+	TakenOver uint64 `protobuf:"varint,5,opt,name=taken_over,json=takenOver,proto3" json:"taken_over,omitempty"`
+	// Of ERROR_KIND_POISONED: the event's sequence.
+	Sequence uint64 `protobuf:"varint,6,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Of ERROR_KIND_POISONED: the event's size in bytes.
+	Size          uint64 `protobuf:"varint,7,opt,name=size,proto3" json:"size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[16]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +1526,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[16]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +1539,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{16}
+	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Error) GetKind() ErrorKind {
@@ -1505,6 +1577,20 @@ func (x *Error) GetTakenOver() uint64 {
 	return 0
 }
 
+func (x *Error) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Error) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
 // Unsupported says that the library lacks what an instruction asks for.
 type Unsupported struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1516,7 +1602,7 @@ type Unsupported struct {
 
 func (x *Unsupported) Reset() {
 	*x = Unsupported{}
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[17]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +1614,7 @@ func (x *Unsupported) String() string {
 func (*Unsupported) ProtoMessage() {}
 
 func (x *Unsupported) ProtoReflect() protoreflect.Message {
-	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[17]
+	mi := &file_session_service_conformance_v1_conformance_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +1627,7 @@ func (x *Unsupported) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unsupported.ProtoReflect.Descriptor instead.
 func (*Unsupported) Descriptor() ([]byte, []int) {
-	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{17}
+	return file_session_service_conformance_v1_conformance_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Unsupported) GetWhy() string {
@@ -1555,7 +1641,7 @@ var File_session_service_conformance_v1_conformance_proto protoreflect.FileDescr
 
 const file_session_service_conformance_v1_conformance_proto_rawDesc = "" +
 	"\n" +
-	"0session_service/conformance/v1/conformance.proto\x12\x1esession_service.conformance.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xcb\x04\n" +
+	"0session_service/conformance/v1/conformance.proto\x12\x1esession_service.conformance.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x8e\x05\n" +
 	"\vInstruction\x12C\n" +
 	"\aconnect\x18\x01 \x01(\v2'.session_service.conformance.v1.ConnectH\x00R\aconnect\x12A\n" +
 	"\x04open\x18\x02 \x01(\v2+.session_service.conformance.v1.OpenSessionH\x00R\x04open\x12G\n" +
@@ -1564,7 +1650,8 @@ const file_session_service_conformance_v1_conformance_proto_rawDesc = "" +
 	"\areceive\x18\x05 \x01(\v2'.session_service.conformance.v1.ReceiveH\x00R\areceive\x12D\n" +
 	"\x05close\x18\x06 \x01(\v2,.session_service.conformance.v1.CloseSessionH\x00R\x05close\x12@\n" +
 	"\x06detach\x18\a \x01(\v2&.session_service.conformance.v1.DetachH\x00R\x06detach\x12S\n" +
-	"\rsave_position\x18\b \x01(\v2,.session_service.conformance.v1.SavePositionH\x00R\fsavePositionB\r\n" +
+	"\rsave_position\x18\b \x01(\v2,.session_service.conformance.v1.SavePositionH\x00R\fsavePosition\x12A\n" +
+	"\agive_up\x18\t \x01(\v2&.session_service.conformance.v1.GiveUpH\x00R\x06giveUpB\r\n" +
 	"\vinstruction\"\xa3\x03\n" +
 	"\aConnect\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x126\n" +
@@ -1575,14 +1662,15 @@ const file_session_service_conformance_v1_conformance_proto_rawDesc = "" +
 	"\vretry_total\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"retryTotal\x12@\n" +
 	"\x0eattach_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\rattachTimeout\x12\x16\n" +
-	"\x06tokens\x18\b \x03(\tR\x06tokens\"\xc5\x01\n" +
+	"\x06tokens\x18\b \x03(\tR\x06tokens\"\xea\x01\n" +
 	"\vOpenSession\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12/\n" +
 	"\x06params\x18\x02 \x01(\v2\x17.google.protobuf.StructR\x06params\x12\x14\n" +
 	"\x05plain\x18\x03 \x01(\bR\x05plain\x12>\n" +
 	"\rresume_window\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\fresumeWindow\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x05 \x01(\tR\trequestId\"U\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\x12#\n" +
+	"\rin_background\x18\x06 \x01(\bR\finBackground\"U\n" +
 	"\rResumeSession\x12D\n" +
 	"\bposition\x18\x01 \x01(\v2(.session_service.conformance.v1.PositionR\bposition\"\xf2\x01\n" +
 	"\x04Send\x12\x14\n" +
@@ -1601,7 +1689,8 @@ const file_session_service_conformance_v1_conformance_proto_rawDesc = "" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x10\n" +
 	"\x03now\x18\x02 \x01(\bR\x03now\"\b\n" +
 	"\x06Detach\"\x0e\n" +
-	"\fSavePosition\"\xc1\x03\n" +
+	"\fSavePosition\"\b\n" +
+	"\x06GiveUp\"\xc1\x03\n" +
 	"\vObservation\x12:\n" +
 	"\x04done\x18\x01 \x01(\v2$.session_service.conformance.v1.DoneH\x00R\x04done\x12G\n" +
 	"\x06opened\x18\x02 \x01(\v2-.session_service.conformance.v1.OpenedSessionH\x00R\x06opened\x12F\n" +
@@ -1635,16 +1724,18 @@ const file_session_service_conformance_v1_conformance_proto_rawDesc = "" +
 	"\bPosition\x12\x14\n" +
 	"\x05saved\x18\x01 \x01(\fR\x05saved\x12\x1a\n" +
 	"\breceived\x18\x02 \x01(\x04R\breceived\x12\x12\n" +
-	"\x04sent\x18\x03 \x01(\x04R\x04sent\"\xab\x01\n" +
+	"\x04sent\x18\x03 \x01(\x04R\x04sent\"\xdb\x01\n" +
 	"\x05Error\x12=\n" +
 	"\x04kind\x18\x01 \x01(\x0e2).session_service.conformance.v1.ErrorKindR\x04kind\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04code\x18\x03 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12\x1d\n" +
 	"\n" +
-	"taken_over\x18\x05 \x01(\x04R\ttakenOver\"\x1f\n" +
+	"taken_over\x18\x05 \x01(\x04R\ttakenOver\x12\x1a\n" +
+	"\bsequence\x18\x06 \x01(\x04R\bsequence\x12\x12\n" +
+	"\x04size\x18\a \x01(\x04R\x04size\"\x1f\n" +
 	"\vUnsupported\x12\x10\n" +
-	"\x03why\x18\x01 \x01(\tR\x03why*\xb3\x01\n" +
+	"\x03why\x18\x01 \x01(\tR\x03why*\xcc\x01\n" +
 	"\tErrorKind\x12\x1a\n" +
 	"\x16ERROR_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12ERROR_KIND_PAYLOAD\x10\x01\x12\x16\n" +
@@ -1652,7 +1743,8 @@ const file_session_service_conformance_v1_conformance_proto_rawDesc = "" +
 	"\x15ERROR_KIND_TAKEN_OVER\x10\x03\x12\x13\n" +
 	"\x0fERROR_KIND_LOST\x10\x04\x12\x14\n" +
 	"\x10ERROR_KIND_ENDED\x10\x05\x12\x14\n" +
-	"\x10ERROR_KIND_OTHER\x10\x06B\\ZZgithub.com/session-service/session-service/clients/go/internal/conformancepb;conformancepbb\x06proto3"
+	"\x10ERROR_KIND_OTHER\x10\x06\x12\x17\n" +
+	"\x13ERROR_KIND_POISONED\x10\aB\\ZZgithub.com/session-service/session-service/clients/go/internal/conformancepb;conformancepbb\x06proto3"
 
 var (
 	file_session_service_conformance_v1_conformance_proto_rawDescOnce sync.Once
@@ -1667,7 +1759,7 @@ func file_session_service_conformance_v1_conformance_proto_rawDescGZIP() []byte 
 }
 
 var file_session_service_conformance_v1_conformance_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_session_service_conformance_v1_conformance_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_session_service_conformance_v1_conformance_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_session_service_conformance_v1_conformance_proto_goTypes = []any{
 	(ErrorKind)(0),              // 0: session_service.conformance.v1.ErrorKind
 	(*Instruction)(nil),         // 1: session_service.conformance.v1.Instruction
@@ -1679,18 +1771,19 @@ var file_session_service_conformance_v1_conformance_proto_goTypes = []any{
 	(*CloseSession)(nil),        // 7: session_service.conformance.v1.CloseSession
 	(*Detach)(nil),              // 8: session_service.conformance.v1.Detach
 	(*SavePosition)(nil),        // 9: session_service.conformance.v1.SavePosition
-	(*Observation)(nil),         // 10: session_service.conformance.v1.Observation
-	(*Done)(nil),                // 11: session_service.conformance.v1.Done
-	(*OpenedSession)(nil),       // 12: session_service.conformance.v1.OpenedSession
-	(*Received)(nil),            // 13: session_service.conformance.v1.Received
-	(*ReceivedCommand)(nil),     // 14: session_service.conformance.v1.ReceivedCommand
-	(*SessionClosed)(nil),       // 15: session_service.conformance.v1.SessionClosed
-	(*Position)(nil),            // 16: session_service.conformance.v1.Position
-	(*Error)(nil),               // 17: session_service.conformance.v1.Error
-	(*Unsupported)(nil),         // 18: session_service.conformance.v1.Unsupported
-	(*durationpb.Duration)(nil), // 19: google.protobuf.Duration
-	(*structpb.Struct)(nil),     // 20: google.protobuf.Struct
-	(*anypb.Any)(nil),           // 21: google.protobuf.Any
+	(*GiveUp)(nil),              // 10: session_service.conformance.v1.GiveUp
+	(*Observation)(nil),         // 11: session_service.conformance.v1.Observation
+	(*Done)(nil),                // 12: session_service.conformance.v1.Done
+	(*OpenedSession)(nil),       // 13: session_service.conformance.v1.OpenedSession
+	(*Received)(nil),            // 14: session_service.conformance.v1.Received
+	(*ReceivedCommand)(nil),     // 15: session_service.conformance.v1.ReceivedCommand
+	(*SessionClosed)(nil),       // 16: session_service.conformance.v1.SessionClosed
+	(*Position)(nil),            // 17: session_service.conformance.v1.Position
+	(*Error)(nil),               // 18: session_service.conformance.v1.Error
+	(*Unsupported)(nil),         // 19: session_service.conformance.v1.Unsupported
+	(*durationpb.Duration)(nil), // 20: google.protobuf.Duration
+	(*structpb.Struct)(nil),     // 21: google.protobuf.Struct
+	(*anypb.Any)(nil),           // 22: google.protobuf.Any
 }
 var file_session_service_conformance_v1_conformance_proto_depIdxs = []int32{
 	2,  // 0: session_service.conformance.v1.Instruction.connect:type_name -> session_service.conformance.v1.Connect
@@ -1701,32 +1794,33 @@ var file_session_service_conformance_v1_conformance_proto_depIdxs = []int32{
 	7,  // 5: session_service.conformance.v1.Instruction.close:type_name -> session_service.conformance.v1.CloseSession
 	8,  // 6: session_service.conformance.v1.Instruction.detach:type_name -> session_service.conformance.v1.Detach
 	9,  // 7: session_service.conformance.v1.Instruction.save_position:type_name -> session_service.conformance.v1.SavePosition
-	19, // 8: session_service.conformance.v1.Connect.retry_initial:type_name -> google.protobuf.Duration
-	19, // 9: session_service.conformance.v1.Connect.retry_maximum:type_name -> google.protobuf.Duration
-	19, // 10: session_service.conformance.v1.Connect.retry_total:type_name -> google.protobuf.Duration
-	19, // 11: session_service.conformance.v1.Connect.attach_timeout:type_name -> google.protobuf.Duration
-	20, // 12: session_service.conformance.v1.OpenSession.params:type_name -> google.protobuf.Struct
-	19, // 13: session_service.conformance.v1.OpenSession.resume_window:type_name -> google.protobuf.Duration
-	16, // 14: session_service.conformance.v1.ResumeSession.position:type_name -> session_service.conformance.v1.Position
-	21, // 15: session_service.conformance.v1.Send.message:type_name -> google.protobuf.Any
-	19, // 16: session_service.conformance.v1.Send.cancel_after:type_name -> google.protobuf.Duration
-	19, // 17: session_service.conformance.v1.Receive.cancel_after:type_name -> google.protobuf.Duration
-	11, // 18: session_service.conformance.v1.Observation.done:type_name -> session_service.conformance.v1.Done
-	12, // 19: session_service.conformance.v1.Observation.opened:type_name -> session_service.conformance.v1.OpenedSession
-	13, // 20: session_service.conformance.v1.Observation.received:type_name -> session_service.conformance.v1.Received
-	16, // 21: session_service.conformance.v1.Observation.position:type_name -> session_service.conformance.v1.Position
-	17, // 22: session_service.conformance.v1.Observation.error:type_name -> session_service.conformance.v1.Error
-	18, // 23: session_service.conformance.v1.Observation.unsupported:type_name -> session_service.conformance.v1.Unsupported
-	14, // 24: session_service.conformance.v1.Received.commands:type_name -> session_service.conformance.v1.ReceivedCommand
-	15, // 25: session_service.conformance.v1.Received.closed:type_name -> session_service.conformance.v1.SessionClosed
-	17, // 26: session_service.conformance.v1.Received.error:type_name -> session_service.conformance.v1.Error
-	21, // 27: session_service.conformance.v1.ReceivedCommand.message:type_name -> google.protobuf.Any
-	0,  // 28: session_service.conformance.v1.Error.kind:type_name -> session_service.conformance.v1.ErrorKind
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	10, // 8: session_service.conformance.v1.Instruction.give_up:type_name -> session_service.conformance.v1.GiveUp
+	20, // 9: session_service.conformance.v1.Connect.retry_initial:type_name -> google.protobuf.Duration
+	20, // 10: session_service.conformance.v1.Connect.retry_maximum:type_name -> google.protobuf.Duration
+	20, // 11: session_service.conformance.v1.Connect.retry_total:type_name -> google.protobuf.Duration
+	20, // 12: session_service.conformance.v1.Connect.attach_timeout:type_name -> google.protobuf.Duration
+	21, // 13: session_service.conformance.v1.OpenSession.params:type_name -> google.protobuf.Struct
+	20, // 14: session_service.conformance.v1.OpenSession.resume_window:type_name -> google.protobuf.Duration
+	17, // 15: session_service.conformance.v1.ResumeSession.position:type_name -> session_service.conformance.v1.Position
+	22, // 16: session_service.conformance.v1.Send.message:type_name -> google.protobuf.Any
+	20, // 17: session_service.conformance.v1.Send.cancel_after:type_name -> google.protobuf.Duration
+	20, // 18: session_service.conformance.v1.Receive.cancel_after:type_name -> google.protobuf.Duration
+	12, // 19: session_service.conformance.v1.Observation.done:type_name -> session_service.conformance.v1.Done
+	13, // 20: session_service.conformance.v1.Observation.opened:type_name -> session_service.conformance.v1.OpenedSession
+	14, // 21: session_service.conformance.v1.Observation.received:type_name -> session_service.conformance.v1.Received
+	17, // 22: session_service.conformance.v1.Observation.position:type_name -> session_service.conformance.v1.Position
+	18, // 23: session_service.conformance.v1.Observation.error:type_name -> session_service.conformance.v1.Error
+	19, // 24: session_service.conformance.v1.Observation.unsupported:type_name -> session_service.conformance.v1.Unsupported
+	15, // 25: session_service.conformance.v1.Received.commands:type_name -> session_service.conformance.v1.ReceivedCommand
+	16, // 26: session_service.conformance.v1.Received.closed:type_name -> session_service.conformance.v1.SessionClosed
+	18, // 27: session_service.conformance.v1.Received.error:type_name -> session_service.conformance.v1.Error
+	22, // 28: session_service.conformance.v1.ReceivedCommand.message:type_name -> google.protobuf.Any
+	0,  // 29: session_service.conformance.v1.Error.kind:type_name -> session_service.conformance.v1.ErrorKind
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_session_service_conformance_v1_conformance_proto_init() }
@@ -1743,13 +1837,14 @@ func file_session_service_conformance_v1_conformance_proto_init() {
 		(*Instruction_Close)(nil),
 		(*Instruction_Detach)(nil),
 		(*Instruction_SavePosition)(nil),
+		(*Instruction_GiveUp)(nil),
 	}
 	file_session_service_conformance_v1_conformance_proto_msgTypes[4].OneofWrappers = []any{
 		(*Send_Json)(nil),
 		(*Send_Blob)(nil),
 		(*Send_Message)(nil),
 	}
-	file_session_service_conformance_v1_conformance_proto_msgTypes[9].OneofWrappers = []any{
+	file_session_service_conformance_v1_conformance_proto_msgTypes[10].OneofWrappers = []any{
 		(*Observation_Done)(nil),
 		(*Observation_Opened)(nil),
 		(*Observation_Received)(nil),
@@ -1757,7 +1852,7 @@ func file_session_service_conformance_v1_conformance_proto_init() {
 		(*Observation_Error)(nil),
 		(*Observation_Unsupported)(nil),
 	}
-	file_session_service_conformance_v1_conformance_proto_msgTypes[13].OneofWrappers = []any{
+	file_session_service_conformance_v1_conformance_proto_msgTypes[14].OneofWrappers = []any{
 		(*ReceivedCommand_Json)(nil),
 		(*ReceivedCommand_Blob)(nil),
 		(*ReceivedCommand_Message)(nil),
@@ -1768,7 +1863,7 @@ func file_session_service_conformance_v1_conformance_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_session_service_conformance_v1_conformance_proto_rawDesc), len(file_session_service_conformance_v1_conformance_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

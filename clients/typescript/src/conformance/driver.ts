@@ -69,6 +69,7 @@ const REGISTRY = createRegistry(
 class Driver {
   #client: SessionClient | undefined;
   #session: Session | undefined;
+  #opening: { readonly session: Promise<Session>; readonly abort: AbortController } | undefined;
 
   async carryOut({ instruction }: Instruction): Promise<Observation> {
     let observation: Told;
@@ -103,6 +104,8 @@ class Driver {
         return saved(await this.#open.detach());
       case "savePosition":
         return saved(this.#open.position);
+      case "giveUp":
+        return this.#onGiveUp();
       case undefined:
         return { case: "unsupported", value: { why: "an instruction that this driver does not know" } };
     }
@@ -126,14 +129,35 @@ class Driver {
     return { case: "done", value: {} };
   }
 
-  async #onOpen({ app, params, plain, resumeWindow, requestId }: OpenSession): Promise<Told> {
-    this.#session = await this.#connected.open(app, {
+  async #onOpen({ app, params, plain, resumeWindow, requestId, inBackground }: OpenSession): Promise<Told> {
+    const abort = new AbortController();
+    const session = this.#connected.open(app, {
       params: params ?? {},
       plain,
       ...within("resumeWindowMs", resumeWindow),
       requestId,
+      signal: abort.signal,
     });
+    if (inBackground) {
+      session.catch(() => undefined); // whoever gives it up is told
+      this.#opening = { session, abort };
+      return { case: "done", value: {} };
+    }
+    this.#session = await session;
     return opened(this.#session);
+  }
+
+  async #onGiveUp(): Promise<Told> {
+    if (this.#opening === undefined) throw new Error("nothing is being opened in the background");
+    const { session, abort } = this.#opening;
+    abort.abort();
+    try {
+      await session;
+    } catch (error) {
+      if (error !== abort.signal.reason) throw error;
+      return { case: "done", value: { cancelled: true } };
+    }
+    return { case: "done", value: {} };
   }
 
   async #onResume(position: SavedPosition | undefined): Promise<Told> {

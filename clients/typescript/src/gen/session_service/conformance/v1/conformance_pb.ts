@@ -20,7 +20,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file session_service/conformance/v1/conformance.proto.
  */
 export const file_session_service_conformance_v1_conformance: GenFile = /*@__PURE__*/
-  fileDesc("CjBzZXNzaW9uX3NlcnZpY2UvY29uZm9ybWFuY2UvdjEvY29uZm9ybWFuY2UucHJvdG8SHnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MSKIBAoLSW5zdHJ1Y3Rpb24SOgoHY29ubmVjdBgBIAEoCzInLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5Db25uZWN0SAASOwoEb3BlbhgCIAEoCzIrLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5PcGVuU2Vzc2lvbkgAEj8KBnJlc3VtZRgDIAEoCzItLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5SZXN1bWVTZXNzaW9uSAASNAoEc2VuZBgEIAEoCzIkLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5TZW5kSAASOgoHcmVjZWl2ZRgFIAEoCzInLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5SZWNlaXZlSAASPQoFY2xvc2UYBiABKAsyLC5zZXNzaW9uX3NlcnZpY2UuY29uZm9ybWFuY2UudjEuQ2xvc2VTZXNzaW9uSAASOAoGZGV0YWNoGAcgASgLMiYuc2Vzc2lvbl9zZXJ2aWNlLmNvbmZvcm1hbmNlLnYxLkRldGFjaEgAEkUKDXNhdmVfcG9zaXRpb24YCCABKAsyLC5zZXNzaW9uX3NlcnZpY2UuY29uZm9ybWFuY2UudjEuU2F2ZVBvc2l0aW9uSABCDQoLaW5zdHJ1Y3Rpb24isAIKB0Nvbm5lY3QSDwoHYWRkcmVzcxgBIAEoCRIfChdjb21tYW5kX3dpbmRvd19tZXNzYWdlcxgCIAEoDRIcChRjb21tYW5kX3dpbmRvd19ieXRlcxgDIAEoDRIwCg1yZXRyeV9pbml0aWFsGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjAKDXJldHJ5X21heGltdW0YBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLgoLcmV0cnlfdG90YWwYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SMQoOYXR0YWNoX3RpbWVvdXQYByABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SDgoGdG9rZW5zGAggAygJIpgBCgtPcGVuU2Vzc2lvbhILCgNhcHAYASABKAkSJwoGcGFyYW1zGAIgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBINCgVwbGFpbhgDIAEoCBIwCg1yZXN1bWVfd2luZG93GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhIKCnJlcXVlc3RfaWQYBSABKAkiSwoNUmVzdW1lU2Vzc2lvbhI6Cghwb3NpdGlvbhgBIAEoCzIoLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5Qb3NpdGlvbiK6AQoEU2VuZBINCgVldmVudBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEg4KBGpzb24YAyABKAlIABIOCgRibG9iGAQgASgMSAASJwoHbWVzc2FnZRgFIAEoCzIULmdvb2dsZS5wcm90b2J1Zi5BbnlIABINCgVjb3VudBgGIAEoDRIvCgxjYW5jZWxfYWZ0ZXIYByABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CCQoHcGF5bG9hZCJJCgdSZWNlaXZlEg0KBWNvdW50GAEgASgNEi8KDGNhbmNlbF9hZnRlchgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiIrCgxDbG9zZVNlc3Npb24SDgoGcmVhc29uGAEgASgJEgsKA25vdxgCIAEoCCIICgZEZXRhY2giDgoMU2F2ZVBvc2l0aW9uIosDCgtPYnNlcnZhdGlvbhI0CgRkb25lGAEgASgLMiQuc2Vzc2lvbl9zZXJ2aWNlLmNvbmZvcm1hbmNlLnYxLkRvbmVIABI/CgZvcGVuZWQYAiABKAsyLS5zZXNzaW9uX3NlcnZpY2UuY29uZm9ybWFuY2UudjEuT3BlbmVkU2Vzc2lvbkgAEjwKCHJlY2VpdmVkGAMgASgLMiguc2Vzc2lvbl9zZXJ2aWNlLmNvbmZvcm1hbmNlLnYxLlJlY2VpdmVkSAASPAoIcG9zaXRpb24YBCABKAsyKC5zZXNzaW9uX3NlcnZpY2UuY29uZm9ybWFuY2UudjEuUG9zaXRpb25IABI2CgVlcnJvchgFIAEoCzIlLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5FcnJvckgAEkIKC3Vuc3VwcG9ydGVkGAYgASgLMisuc2Vzc2lvbl9zZXJ2aWNlLmNvbmZvcm1hbmNlLnYxLlVuc3VwcG9ydGVkSABCDQoLb2JzZXJ2YXRpb24iGQoERG9uZRIRCgljYW5jZWxsZWQYASABKAgiNwoNT3BlbmVkU2Vzc2lvbhISCgpzZXNzaW9uX2lkGAEgASgJEhIKCnRha2VuX292ZXIYAiABKAQi1QEKCFJlY2VpdmVkEkEKCGNvbW1hbmRzGAEgAygLMi8uc2Vzc2lvbl9zZXJ2aWNlLmNvbmZvcm1hbmNlLnYxLlJlY2VpdmVkQ29tbWFuZBI9CgZjbG9zZWQYAiABKAsyLS5zZXNzaW9uX3NlcnZpY2UuY29uZm9ybWFuY2UudjEuU2Vzc2lvbkNsb3NlZBIRCgljYW5jZWxsZWQYAyABKAgSNAoFZXJyb3IYBCABKAsyJS5zZXNzaW9uX3NlcnZpY2UuY29uZm9ybWFuY2UudjEuRXJyb3IihwEKD1JlY2VpdmVkQ29tbWFuZBIPCgd0YXNrX2lkGAEgASgJEg8KB2NvbW1hbmQYAiABKAkSDgoEanNvbhgDIAEoCUgAEg4KBGJsb2IYBCABKAxIABInCgdtZXNzYWdlGAUgASgLMhQuZ29vZ2xlLnByb3RvYnVmLkFueUgAQgkKB3BheWxvYWQiMAoNU2Vzc2lvbkNsb3NlZBIOCgZyZWFzb24YASABKAkSDwoHbWVzc2FnZRgCIAEoCSI5CghQb3NpdGlvbhINCgVzYXZlZBgBIAEoDBIQCghyZWNlaXZlZBgCIAEoBBIMCgRzZW50GAMgASgEIoMBCgVFcnJvchI3CgRraW5kGAEgASgOMikuc2Vzc2lvbl9zZXJ2aWNlLmNvbmZvcm1hbmNlLnYxLkVycm9yS2luZBIOCgZyZWFzb24YAiABKAkSDAoEY29kZRgDIAEoCRIPCgdtZXNzYWdlGAQgASgJEhIKCnRha2VuX292ZXIYBSABKAQiGgoLVW5zdXBwb3J0ZWQSCwoDd2h5GAEgASgJKrMBCglFcnJvcktpbmQSGgoWRVJST1JfS0lORF9VTlNQRUNJRklFRBAAEhYKEkVSUk9SX0tJTkRfUEFZTE9BRBABEhYKEkVSUk9SX0tJTkRfUkVGVVNFRBACEhkKFUVSUk9SX0tJTkRfVEFLRU5fT1ZFUhADEhMKD0VSUk9SX0tJTkRfTE9TVBAEEhQKEEVSUk9SX0tJTkRfRU5ERUQQBRIUChBFUlJPUl9LSU5EX09USEVSEAZiBnByb3RvMw", [file_google_protobuf_any, file_google_protobuf_duration, file_google_protobuf_struct]);
+  fileDesc("CjBzZXNzaW9uX3NlcnZpY2UvY29uZm9ybWFuY2UvdjEvY29uZm9ybWFuY2UucHJvdG8SHnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MSLDBAoLSW5zdHJ1Y3Rpb24SOgoHY29ubmVjdBgBIAEoCzInLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5Db25uZWN0SAASOwoEb3BlbhgCIAEoCzIrLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5PcGVuU2Vzc2lvbkgAEj8KBnJlc3VtZRgDIAEoCzItLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5SZXN1bWVTZXNzaW9uSAASNAoEc2VuZBgEIAEoCzIkLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5TZW5kSAASOgoHcmVjZWl2ZRgFIAEoCzInLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5SZWNlaXZlSAASPQoFY2xvc2UYBiABKAsyLC5zZXNzaW9uX3NlcnZpY2UuY29uZm9ybWFuY2UudjEuQ2xvc2VTZXNzaW9uSAASOAoGZGV0YWNoGAcgASgLMiYuc2Vzc2lvbl9zZXJ2aWNlLmNvbmZvcm1hbmNlLnYxLkRldGFjaEgAEkUKDXNhdmVfcG9zaXRpb24YCCABKAsyLC5zZXNzaW9uX3NlcnZpY2UuY29uZm9ybWFuY2UudjEuU2F2ZVBvc2l0aW9uSAASOQoHZ2l2ZV91cBgJIAEoCzImLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5HaXZlVXBIAEINCgtpbnN0cnVjdGlvbiKwAgoHQ29ubmVjdBIPCgdhZGRyZXNzGAEgASgJEh8KF2NvbW1hbmRfd2luZG93X21lc3NhZ2VzGAIgASgNEhwKFGNvbW1hbmRfd2luZG93X2J5dGVzGAMgASgNEjAKDXJldHJ5X2luaXRpYWwYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SMAoNcmV0cnlfbWF4aW11bRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIuCgtyZXRyeV90b3RhbBgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIxCg5hdHRhY2hfdGltZW91dBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIOCgZ0b2tlbnMYCCADKAkirwEKC09wZW5TZXNzaW9uEgsKA2FwcBgBIAEoCRInCgZwYXJhbXMYAiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Eg0KBXBsYWluGAMgASgIEjAKDXJlc3VtZV93aW5kb3cYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEgoKcmVxdWVzdF9pZBgFIAEoCRIVCg1pbl9iYWNrZ3JvdW5kGAYgASgIIksKDVJlc3VtZVNlc3Npb24SOgoIcG9zaXRpb24YASABKAsyKC5zZXNzaW9uX3NlcnZpY2UuY29uZm9ybWFuY2UudjEuUG9zaXRpb24iugEKBFNlbmQSDQoFZXZlbnQYASABKAkSDwoHdGFza19pZBgCIAEoCRIOCgRqc29uGAMgASgJSAASDgoEYmxvYhgEIAEoDEgAEicKB21lc3NhZ2UYBSABKAsyFC5nb29nbGUucHJvdG9idWYuQW55SAASDQoFY291bnQYBiABKA0SLwoMY2FuY2VsX2FmdGVyGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQgkKB3BheWxvYWQiSQoHUmVjZWl2ZRINCgVjb3VudBgBIAEoDRIvCgxjYW5jZWxfYWZ0ZXIYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iKwoMQ2xvc2VTZXNzaW9uEg4KBnJlYXNvbhgBIAEoCRILCgNub3cYAiABKAgiCAoGRGV0YWNoIg4KDFNhdmVQb3NpdGlvbiIICgZHaXZlVXAiiwMKC09ic2VydmF0aW9uEjQKBGRvbmUYASABKAsyJC5zZXNzaW9uX3NlcnZpY2UuY29uZm9ybWFuY2UudjEuRG9uZUgAEj8KBm9wZW5lZBgCIAEoCzItLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5PcGVuZWRTZXNzaW9uSAASPAoIcmVjZWl2ZWQYAyABKAsyKC5zZXNzaW9uX3NlcnZpY2UuY29uZm9ybWFuY2UudjEuUmVjZWl2ZWRIABI8Cghwb3NpdGlvbhgEIAEoCzIoLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5Qb3NpdGlvbkgAEjYKBWVycm9yGAUgASgLMiUuc2Vzc2lvbl9zZXJ2aWNlLmNvbmZvcm1hbmNlLnYxLkVycm9ySAASQgoLdW5zdXBwb3J0ZWQYBiABKAsyKy5zZXNzaW9uX3NlcnZpY2UuY29uZm9ybWFuY2UudjEuVW5zdXBwb3J0ZWRIAEINCgtvYnNlcnZhdGlvbiIZCgREb25lEhEKCWNhbmNlbGxlZBgBIAEoCCI3Cg1PcGVuZWRTZXNzaW9uEhIKCnNlc3Npb25faWQYASABKAkSEgoKdGFrZW5fb3ZlchgCIAEoBCLVAQoIUmVjZWl2ZWQSQQoIY29tbWFuZHMYASADKAsyLy5zZXNzaW9uX3NlcnZpY2UuY29uZm9ybWFuY2UudjEuUmVjZWl2ZWRDb21tYW5kEj0KBmNsb3NlZBgCIAEoCzItLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5TZXNzaW9uQ2xvc2VkEhEKCWNhbmNlbGxlZBgDIAEoCBI0CgVlcnJvchgEIAEoCzIlLnNlc3Npb25fc2VydmljZS5jb25mb3JtYW5jZS52MS5FcnJvciKHAQoPUmVjZWl2ZWRDb21tYW5kEg8KB3Rhc2tfaWQYASABKAkSDwoHY29tbWFuZBgCIAEoCRIOCgRqc29uGAMgASgJSAASDgoEYmxvYhgEIAEoDEgAEicKB21lc3NhZ2UYBSABKAsyFC5nb29nbGUucHJvdG9idWYuQW55SABCCQoHcGF5bG9hZCIwCg1TZXNzaW9uQ2xvc2VkEg4KBnJlYXNvbhgBIAEoCRIPCgdtZXNzYWdlGAIgASgJIjkKCFBvc2l0aW9uEg0KBXNhdmVkGAEgASgMEhAKCHJlY2VpdmVkGAIgASgEEgwKBHNlbnQYAyABKAQiowEKBUVycm9yEjcKBGtpbmQYASABKA4yKS5zZXNzaW9uX3NlcnZpY2UuY29uZm9ybWFuY2UudjEuRXJyb3JLaW5kEg4KBnJlYXNvbhgCIAEoCRIMCgRjb2RlGAMgASgJEg8KB21lc3NhZ2UYBCABKAkSEgoKdGFrZW5fb3ZlchgFIAEoBBIQCghzZXF1ZW5jZRgGIAEoBBIMCgRzaXplGAcgASgEIhoKC1Vuc3VwcG9ydGVkEgsKA3doeRgBIAEoCSrMAQoJRXJyb3JLaW5kEhoKFkVSUk9SX0tJTkRfVU5TUEVDSUZJRUQQABIWChJFUlJPUl9LSU5EX1BBWUxPQUQQARIWChJFUlJPUl9LSU5EX1JFRlVTRUQQAhIZChVFUlJPUl9LSU5EX1RBS0VOX09WRVIQAxITCg9FUlJPUl9LSU5EX0xPU1QQBBIUChBFUlJPUl9LSU5EX0VOREVEEAUSFAoQRVJST1JfS0lORF9PVEhFUhAGEhcKE0VSUk9SX0tJTkRfUE9JU09ORUQQB2IGcHJvdG8z", [file_google_protobuf_any, file_google_protobuf_duration, file_google_protobuf_struct]);
 
 /**
  * Instruction says what to do with the client library.
@@ -43,7 +43,7 @@ export type Instruction = Message<"session_service.conformance.v1.Instruction"> 
     case: "connect";
   } | {
     /**
-     * Open a session. Answered by `opened` when it is attached.
+     * Open a session. Answered by `opened` when it is attached, or by `done` at once where it says `in_background`.
      *
      * @generated from field: session_service.conformance.v1.OpenSession open = 2;
      */
@@ -97,6 +97,15 @@ export type Instruction = Message<"session_service.conformance.v1.Instruction"> 
      */
     value: SavePosition;
     case: "savePosition";
+  } | {
+    /**
+     * Give up the open that was begun in the background: cancel the call that waits, by the language's own means.
+     * Answered by `done`, `cancelled`, when that call has returned, or by what else has come of it.
+     *
+     * @generated from field: session_service.conformance.v1.GiveUp give_up = 9;
+     */
+    value: GiveUp;
+    case: "giveUp";
   } | { case: undefined; value?: undefined };
 };
 
@@ -218,6 +227,13 @@ export type OpenSession = Message<"session_service.conformance.v1.OpenSession"> 
    * @generated from field: string request_id = 5;
    */
   requestId: string;
+
+  /**
+   * Begin to open, and do not wait for it: the next instruction is `give_up`.
+   *
+   * @generated from field: bool in_background = 6;
+   */
+  inBackground: boolean;
 };
 
 /**
@@ -409,6 +425,21 @@ export const SavePositionSchema: GenMessage<SavePosition> = /*@__PURE__*/
   messageDesc(file_session_service_conformance_v1_conformance, 8);
 
 /**
+ * GiveUp gives an open up.
+ *
+ * @generated from message session_service.conformance.v1.GiveUp
+ */
+export type GiveUp = Message<"session_service.conformance.v1.GiveUp"> & {
+};
+
+/**
+ * Describes the message session_service.conformance.v1.GiveUp.
+ * Use `create(GiveUpSchema)` to create a new message.
+ */
+export const GiveUpSchema: GenMessage<GiveUp> = /*@__PURE__*/
+  messageDesc(file_session_service_conformance_v1_conformance, 9);
+
+/**
  * Observation says what the library did.
  *
  * @generated from message session_service.conformance.v1.Observation
@@ -475,7 +506,7 @@ export type Observation = Message<"session_service.conformance.v1.Observation"> 
  * Use `create(ObservationSchema)` to create a new message.
  */
 export const ObservationSchema: GenMessage<Observation> = /*@__PURE__*/
-  messageDesc(file_session_service_conformance_v1_conformance, 9);
+  messageDesc(file_session_service_conformance_v1_conformance, 10);
 
 /**
  * Done says that the call returned.
@@ -484,7 +515,7 @@ export const ObservationSchema: GenMessage<Observation> = /*@__PURE__*/
  */
 export type Done = Message<"session_service.conformance.v1.Done"> & {
   /**
-   * The call was cancelled, since `cancel_after` had passed.
+   * The call was cancelled, since `cancel_after` had passed, or it was given up.
    *
    * @generated from field: bool cancelled = 1;
    */
@@ -496,7 +527,7 @@ export type Done = Message<"session_service.conformance.v1.Done"> & {
  * Use `create(DoneSchema)` to create a new message.
  */
 export const DoneSchema: GenMessage<Done> = /*@__PURE__*/
-  messageDesc(file_session_service_conformance_v1_conformance, 10);
+  messageDesc(file_session_service_conformance_v1_conformance, 11);
 
 /**
  * OpenedSession says that the session is attached.
@@ -524,7 +555,7 @@ export type OpenedSession = Message<"session_service.conformance.v1.OpenedSessio
  * Use `create(OpenedSessionSchema)` to create a new message.
  */
 export const OpenedSessionSchema: GenMessage<OpenedSession> = /*@__PURE__*/
-  messageDesc(file_session_service_conformance_v1_conformance, 11);
+  messageDesc(file_session_service_conformance_v1_conformance, 12);
 
 /**
  * Received is what the application has got.
@@ -566,7 +597,7 @@ export type Received = Message<"session_service.conformance.v1.Received"> & {
  * Use `create(ReceivedSchema)` to create a new message.
  */
 export const ReceivedSchema: GenMessage<Received> = /*@__PURE__*/
-  messageDesc(file_session_service_conformance_v1_conformance, 12);
+  messageDesc(file_session_service_conformance_v1_conformance, 13);
 
 /**
  * ReceivedCommand is a command as an application sees it.
@@ -625,7 +656,7 @@ export type ReceivedCommand = Message<"session_service.conformance.v1.ReceivedCo
  * Use `create(ReceivedCommandSchema)` to create a new message.
  */
 export const ReceivedCommandSchema: GenMessage<ReceivedCommand> = /*@__PURE__*/
-  messageDesc(file_session_service_conformance_v1_conformance, 13);
+  messageDesc(file_session_service_conformance_v1_conformance, 14);
 
 /**
  * SessionClosed is how the session ended.
@@ -653,7 +684,7 @@ export type SessionClosed = Message<"session_service.conformance.v1.SessionClose
  * Use `create(SessionClosedSchema)` to create a new message.
  */
 export const SessionClosedSchema: GenMessage<SessionClosed> = /*@__PURE__*/
-  messageDesc(file_session_service_conformance_v1_conformance, 14);
+  messageDesc(file_session_service_conformance_v1_conformance, 15);
 
 /**
  * Position is what the library needs to go on in another process.
@@ -688,7 +719,7 @@ export type Position = Message<"session_service.conformance.v1.Position"> & {
  * Use `create(PositionSchema)` to create a new message.
  */
 export const PositionSchema: GenMessage<Position> = /*@__PURE__*/
-  messageDesc(file_session_service_conformance_v1_conformance, 15);
+  messageDesc(file_session_service_conformance_v1_conformance, 16);
 
 /**
  * Error is one of the library's.
@@ -730,6 +761,20 @@ export type Error = Message<"session_service.conformance.v1.Error"> & {
    * @generated from field: uint64 taken_over = 5;
    */
   takenOver: bigint;
+
+  /**
+   * Of ERROR_KIND_POISONED: the event's sequence.
+   *
+   * @generated from field: uint64 sequence = 6;
+   */
+  sequence: bigint;
+
+  /**
+   * Of ERROR_KIND_POISONED: the event's size in bytes.
+   *
+   * @generated from field: uint64 size = 7;
+   */
+  size: bigint;
 };
 
 /**
@@ -737,7 +782,7 @@ export type Error = Message<"session_service.conformance.v1.Error"> & {
  * Use `create(ErrorSchema)` to create a new message.
  */
 export const ErrorSchema: GenMessage<Error> = /*@__PURE__*/
-  messageDesc(file_session_service_conformance_v1_conformance, 16);
+  messageDesc(file_session_service_conformance_v1_conformance, 17);
 
 /**
  * Unsupported says that the library lacks what an instruction asks for.
@@ -758,7 +803,7 @@ export type Unsupported = Message<"session_service.conformance.v1.Unsupported"> 
  * Use `create(UnsupportedSchema)` to create a new message.
  */
 export const UnsupportedSchema: GenMessage<Unsupported> = /*@__PURE__*/
-  messageDesc(file_session_service_conformance_v1_conformance, 17);
+  messageDesc(file_session_service_conformance_v1_conformance, 18);
 
 /**
  * ErrorKind is what an error means to an application.
@@ -814,6 +859,13 @@ export enum ErrorKind {
    * @generated from enum value: ERROR_KIND_OTHER = 6;
    */
   OTHER = 6,
+
+  /**
+   * The path to the server never lets an event through.
+   *
+   * @generated from enum value: ERROR_KIND_POISONED = 7;
+   */
+  POISONED = 7,
 }
 
 /**
