@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..config import LISTEN
 from .line import parse_json
 from .options import ADDRESS_VARIABLE, DEFAULT_ADDRESS, check_address, seconds
 from .tls import channel_credentials, tls_options
@@ -16,6 +17,8 @@ __all__ = ["attach"]
 
 def _split_target(context: click.Context, parameter: click.Parameter, words: tuple[str, ...]) -> tuple[str, str]:
     """Return the address and the app."""
+    if len(words) == 1 and LISTEN.fullmatch(words[0]):
+        raise click.BadParameter(f"{words[0]!r} is an address: say which APP to open there.")
     if len(words) > 2:
         raise click.BadParameter(f"it takes an address and an app, not {len(words)} words.")
     address = words[0] if len(words) == 2 else os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
@@ -62,11 +65,13 @@ def attach(
 
     \b
     NAME JSON       sends the event NAME: answer {"x": 1}
+    NAME @FILE      sends the event NAME with the bytes of a file
     any other text  sends the event input with that text
     \\TEXT           sends the event input with TEXT, whatever it looks like
     @TASK ...       does the same for a task or a callback
 
-    Ctrl-D ends the events, and the app ends when it has no use for more. Ctrl-C ends the session now. When stdin or
+    Ctrl-D ends the events, and the app ends when it has no use for more. Ctrl-C ends the session now, and so do SIGTERM
+    and the end of the terminal. When stdin or
     stdout is no terminal, commands are written as JSON, one a line, and the end of stdin is like Ctrl-D.
 
     Exits 0 if the session was completed, or ended by this client; else 1.

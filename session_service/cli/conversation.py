@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 from collections.abc import Mapping
@@ -39,6 +40,7 @@ def converse(
     channel_credentials: grpc.ChannelCredentials | None = None,
 ) -> int:
     """Hold a session of ``app`` to its end; return the exit code."""
+    _end_by_signals()
     is_person = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
     screen = Terminal() if is_person else Pipes()
     conversation = _Conversation(screen)
@@ -64,6 +66,13 @@ def converse(
     screen.say(f"closed: {closed.reason.name}" + (f": {closed.message}" if closed.message else ""))
     is_good = closed.reason in (CloseReason.COMPLETED, CloseReason.CLIENT)
     return 0 if is_good and not conversation.failed else 1
+
+
+def _end_by_signals() -> None:
+    """Have what would end the process end its session first, as Ctrl-C does: nobody else can resume it."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(ending, signal.default_int_handler)
 
 
 class _Conversation:

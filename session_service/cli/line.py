@@ -4,6 +4,7 @@ r"""What a typed line means.
 line                  event
 ====================  =======================================================================
 ``NAME JSON``         NAME with that JSON value: ``answer {"x": 1}``, ``answer 36``
+``NAME @FILE``        NAME with the bytes of that file, a single word: ``part @photo.jpg``
 ``\TEXT``             ``input`` with TEXT as it stands, whatever it looks like
 any other text        ``input`` with that text
 ``@TASK`` before it   the same, for that task or callback: ``@callback-2 callback {"x": 1}``
@@ -15,12 +16,15 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 __all__ = ["Event", "parse_json", "parse_line"]
 
 # The names of an event and of a task. Other words with an @ are text: people write "@bob hello".
 _NAME = re.compile(r"([^\W\d][\w.-]*)\s+(\S.*)", re.DOTALL)
+_FILE = re.compile(r"@\S+")
+_AS_TEXT = "; to send the line as text, begin it with \\"
 _TASK = re.compile(r"@((?:main|task|callback)-[\w-]+)(?:\s+(.*))?", re.DOTALL)
 
 
@@ -36,7 +40,7 @@ def parse_line(line: str) -> Event | None:
     """Return what a line without its end sends; None for a blank one.
 
     Raises:
-        ValueError: it was meant to be JSON and is none, or an event for a task and is none.
+        ValueError: it was meant to be JSON, a file that can be read, or an event for a task, and is none.
     """
     task_id, rest = "", line
     if match := _TASK.fullmatch(line.strip()):
@@ -48,12 +52,21 @@ def parse_line(line: str) -> Event | None:
     if not rest.strip():
         return None
     if match := _NAME.fullmatch(rest.strip()):
+        if _FILE.fullmatch(match[2]):
+            return Event(match[1], _read(match[2][1:]), task_id)
         try:
             return Event(match[1], parse_json(match[2]), task_id)
         except ValueError as error:
             if match[2].startswith(("{", "[")):
-                raise ValueError(f"this is no JSON: {error}; to send the line as text, begin it with \\") from None
+                raise ValueError(f"this is no JSON: {error}{_AS_TEXT}") from None
     return Event("input", rest, task_id)
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}{_AS_TEXT}") from None
 
 
 def parse_json(text: str) -> Any:

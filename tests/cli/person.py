@@ -51,8 +51,11 @@ class Person:
 
     def leave(self) -> None:
         """Close the terminal."""
+        if self._keyboard < 0:
+            return
         asyncio.get_running_loop().remove_reader(self._keyboard)
         os.close(self._keyboard)
+        self._keyboard = -1
 
     @property
     def screen(self) -> str:

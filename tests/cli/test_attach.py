@@ -29,6 +29,10 @@ APPS = """
             send("echo", [event["event"], event["data"]])
             await session.drain()
 
+    async def sizes():
+        event = await get_current_session().next_client_event()
+        send("size", [event["event"], type(event["data"]).__name__, len(event["data"])])
+
     async def params():
         send("params", dict(get_current_session().params))
 
@@ -72,7 +76,10 @@ async def address(program: Program) -> str:
     """Serve the apps."""
     program.write(APPS)
     served = await program.serve(
-        *(f"apps:{name}" for name in ["echo", "params", "clicks", "payloads", "fails", "closes", "leaves", "flood"]),
+        *(
+            f"apps:{name}"
+            for name in ["echo", "params", "clicks", "payloads", "fails", "closes", "leaves", "flood", "sizes"]
+        ),
         "session_service.examples:greet",
     )
     return served.address
@@ -266,6 +273,23 @@ async def test_sigint_closes_now_and_shows_what_still_comes(program: Program) ->
     assert (await process.stderr.read()).decode().splitlines()[-1].startswith("session-service: closed: CLIENT")
 
 
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
+async def test_what_ends_the_process_ends_its_session(program: Program, address: str, ending: signal.Signals) -> None:
+    process = await program.start("attach", address, "clicks")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    await process.stdout.readline()
+    process.send_signal(ending)
+    assert await process.wait() == 0
+    assert (await process.stderr.read()).decode().splitlines()[-1].startswith("session-service: closed: CLIENT")
+
+
+async def test_the_bytes_of_a_file_can_be_sent(program: Program, address: str) -> None:
+    (program.folder / "photo.jpg").write_bytes(b"\xff\xd8")
+    ended = await program.run("attach", address, "sizes", stdin=b"part @photo.jpg\n")
+    assert commands(ended.stdout) == [("size", ["part", "bytes", 2])]
+
+
 async def test_stdin_may_be_closed(program: Program, address: str) -> None:
     process = await asyncio.create_subprocess_exec(
         "sh", "-c", f"{' '.join(program.command)} attach {address} params <&-", stdout=asyncio.subprocess.PIPE
@@ -279,6 +303,9 @@ async def test_stdin_may_be_closed(program: Program, address: str) -> None:
     [
         ([], "Missing argument '[ADDRESS] APP'"),
         (["a:1", "b", "c"], "not 3 words"),
+        (["127.0.0.1:50051"], "'127.0.0.1:50051' is an address: say which APP to open there"),
+        (["[::1]:1"], "'[::1]:1' is an address"),
+        (["unix:/run/socket"], "'unix:/run/socket' is an address"),
         (["somewhere", "app"], "'somewhere' is neither HOST:PORT nor unix:PATH"),
         (["app", "--param", "x"], "'x' is no NAME=VALUE"),
         (["app", "--param", "=x"], "'=x' is no NAME=VALUE"),

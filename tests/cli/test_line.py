@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +35,9 @@ TEXTS: dict[str, str] = {
     "1st 2": "1st 2",
     "  hello  ": "  hello  ",
     "@bob hello": "@bob hello",
+    "hello @bob, how are you": "hello @bob, how are you",
+    "hello @": "hello @",
+    r"\thanks @bob": "thanks @bob",
     "@home": "@home",
     r"\answer 36": "answer 36",
     r"\@task-3 1": "@task-3 1",
@@ -46,6 +50,8 @@ WRONG: dict[str, str] = {
     'answer {"x"': "this is no JSON: .*; to send the line as text, begin it with",
     "answer [1, NaN]": "NaN is no JSON number",
     "answer " + "[" * 100_000: "this is no JSON",
+    "thanks @bob": r"cannot read bob: No such file or directory; to send the line as text, begin it with \\",
+    "part @/": "cannot read /: Is a directory",
     "@task-3": "@task-3 needs an event after it",
     "@task-3  ": "@task-3 needs an event after it",
 }
@@ -54,6 +60,13 @@ WRONG: dict[str, str] = {
 @pytest.mark.parametrize("line", EVENTS)
 def test_a_name_and_json_are_an_event_for_the_main_task_or_another(line: str) -> None:
     assert parse_line(line) == EVENTS[line]
+
+
+def test_a_name_and_a_file_are_an_event_with_bytes(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8")
+
+    assert parse_line(f"part @{tmp_path}/photo.jpg") == Event("part", b"\xff\xd8")
+    assert parse_line(f"@task-3 part @{tmp_path}/photo.jpg ") == Event("part", b"\xff\xd8", "task-3")
 
 
 @pytest.mark.parametrize("line", TEXTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 
@@ -9,7 +10,7 @@ import pytest
 
 from ..client.relay import Relay
 from .person import CTRL_C, CTRL_D
-from .program import Program, Served
+from .program import PATIENCE, Program, Served
 
 APPS = """
     import asyncio
@@ -33,6 +34,11 @@ APPS = """
         send("one\\x1b[2J\\ntwo", "\\x9b\\u202e")
         send("blob", b"x")
 
+    async def left():
+        get_current_session().defer_call(lambda: print("left", flush=True))
+        send("hello", None)
+        await asyncio.sleep(3600)
+
     async def stubborn():
         send("hello", None)
         while True:
@@ -47,7 +53,7 @@ APPS = """
 async def served(program: Program) -> Served:
     """Serve the apps."""
     program.write(APPS)
-    names = ["echo", "clicks", "hostile", "stubborn"]
+    names = ["echo", "clicks", "hostile", "left", "stubborn"]
     return await program.serve(*(f"apps:{name}" for name in names), "session_service.examples:greet")
 
 
@@ -109,6 +115,14 @@ async def test_what_an_app_sends_cannot_steer_the_terminal(program: Program, ser
     person = await program.at_terminal("attach", served.address, "hostile")
     assert await person.exit_code() == 0
     assert 'one\\x1b[2J\\ntwo "\\x9b\\u202e"\nblob {"blob":"eA=="}\n* closed: COMPLETED\n' in person.screen
+
+
+async def test_a_terminal_that_is_closed_ends_the_session(program: Program, served: Served) -> None:
+    person = await program.at_terminal("attach", served.address, "left")
+    await person.sees("hello null\n> ")
+    person.leave()
+    async with asyncio.timeout(PATIENCE):
+        assert await served.stdout.readline() == b"left\n"
 
 
 async def test_ctrl_d_ends_the_events(program: Program, served: Served) -> None:
