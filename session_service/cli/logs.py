@@ -19,6 +19,7 @@ from typing import Protocol
 from ..errors import ProtocolError
 from ..manager import ManagedSession, Observer
 from ..session.context import current_task
+from .loggers import ServerLogger, seal
 from .stderr import StderrHandler
 
 __all__ = ["Formatter", "SessionLog", "Sessions", "configure"]
@@ -114,16 +115,22 @@ class SessionLog(Observer):
 def configure(*, as_json: bool, debug: bool) -> Formatter:
     """Log to stderr, whatever comes to be said there; return where `Sessions` can be set.
 
+    The root logger, and its handler, are for the apps: they may do with them as they like. The server has its own.
+
     Args:
         as_json: for programs.
         debug: log more.
     """
     formatter = JsonFormatter() if as_json else TextFormatter()
-    handler = StderrHandler()
-    handler.setFormatter(formatter)
+    for_apps, for_server = StderrHandler(), StderrHandler()
+    for_apps.setFormatter(formatter)
+    for_server.setFormatter(formatter)
+    level = logging.DEBUG if debug else logging.INFO
     root = logging.getLogger()
-    root.setLevel(logging.DEBUG if debug else logging.INFO)
-    root.addHandler(handler)
+    root.setLevel(level)
+    root.addHandler(for_apps)
+    ServerLogger.output, ServerLogger.least = for_server, level
+    seal()
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread

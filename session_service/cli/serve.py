@@ -239,8 +239,10 @@ async def _serve(
 ) -> None:
     """Serve until a grace is wanted, which ``drain`` brings about, and drain."""
     from ..server import Server  # not before GRPC_VERBOSITY is set: grpc reads it when it is imported
+    from .loggers import seal
     from .logs import SessionLog
 
+    seal()
     try:
         server = Server(apps, config)
         server.manager.observers.append(SessionLog())

@@ -31,7 +31,8 @@ class StderrHandler(logging.Handler):
         self._poll = select.poll()
         self._descriptor: int | None = None
         if sys.stderr is not None:  # else it was closed at the start, and its number may be a connection's by now
-            self._descriptor = sys.stderr.fileno()
+            # A duplicate: an app may close stderr, and then that number becomes a connection's.
+            self._descriptor = os.dup(sys.stderr.fileno())
             self._poll.register(self._descriptor, select.POLLOUT)
 
     def emit(self, record: logging.LogRecord) -> None:
