@@ -26,9 +26,8 @@ type Credentials func(ctx context.Context) (metadata.MD, error)
 
 // Client opens and resumes the sessions of one server. Any number of goroutines may use it.
 type Client struct {
-	conn    grpc.ClientConnInterface
-	owned   *grpc.ClientConn // nil where the caller closes it
-	options options
+	connections connections
+	options     options
 
 	mu       sync.Mutex
 	sessions map[*Session]struct{}
@@ -82,13 +81,15 @@ func WithOnAttachment(hook func(Attachment)) Option {
 
 // NewClient makes a client of the server at target, a name as [grpc.NewClient] takes it: "example.com:50051",
 // "unix:/run/sessions.sock". Nothing is connected before a session is opened.
+//
+// Where a server or a proxy lets no more streams onto a connection, the client makes a further one.
 func NewClient(target string, opts ...Option) (*Client, error) {
 	client := newClient(opts)
 	transport := client.options.transport
 	if transport == nil {
 		transport = credentials.NewTLS(nil)
 	}
-	conn, err := grpc.NewClient(target, append([]grpc.DialOption{
+	dial := append([]grpc.DialOption{
 		grpc.WithTransportCredentials(transport),
 		// A retry policy would replay the first messages of a stream (docs/protocol.md F0).
 		grpc.WithDisableRetry(),
@@ -100,19 +101,22 @@ func NewClient(target string, opts ...Option) (*Client, error) {
 		}),
 		// More often than half of the server's own setting, 20 s by default, would be taken for abuse.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
-	}, client.options.dial...)...)
+	}, client.options.dial...)
+	client.connections.dial = func() (*grpc.ClientConn, error) { return grpc.NewClient(target, dial...) }
+	conn, err := client.connections.dial()
 	if err != nil {
 		return nil, err
 	}
-	client.conn, client.owned = conn, conn
+	client.connections.all = []*connection{{ClientConnInterface: conn}}
 	return client, nil
 }
 
 // NewClientFromConn makes a client that shares a connection. The caller closes that after the client, and sees to it
-// that no retry policy applies to its streams.
+// that no retry policy applies to its streams. Sessions that find no room on it wait, and say so in the default logger of
+// [log/slog].
 func NewClientFromConn(conn grpc.ClientConnInterface, opts ...Option) *Client {
 	client := newClient(opts)
-	client.conn = conn
+	client.connections.all = []*connection{{ClientConnInterface: conn}}
 	return client
 }
 
@@ -123,6 +127,7 @@ func newClient(opts []Option) *Client {
 		option(&client.options)
 	}
 	client.options.policy = client.options.policy.withDefaults()
+	client.connections.wait = min(time.Second, client.options.policy.AttachTimeout/4)
 	return client
 }
 
@@ -139,10 +144,7 @@ func (c *Client) Close() error {
 	for _, s := range sessions {
 		s.abandon()
 	}
-	if c.owned != nil {
-		return c.owned.Close()
-	}
-	return nil
+	return c.connections.close()
 }
 
 // OpenOption changes what [Client.Open] asks for.

@@ -43,12 +43,17 @@ type fake struct {
 
 func serve(t *testing.T, scripts ...script) *fake {
 	t.Helper()
+	return serveWith(t, nil, scripts...)
+}
+
+func serveWith(t *testing.T, options []grpc.ServerOption, scripts ...script) *fake {
+	t.Helper()
 	f := &fake{t: t, listener: bufconn.Listen(1 << 20), scripts: scripts}
-	server := grpc.NewServer(
+	server := grpc.NewServer(append([]grpc.ServerOption{
 		grpc.ForceServerCodec(bytesCodec{}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second}),
 		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error { return f.attach(stream) }),
-	)
+	}, options...)...)
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(f.listener) })
 	t.Cleanup(func() {

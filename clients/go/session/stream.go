@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/session-service/session-service/clients/go/internal/delivery"
-	"github.com/session-service/session-service/clients/go/sessionpb"
 )
 
 const (
@@ -87,13 +86,11 @@ func (s *Session) carry(ctx context.Context, md metadata.MD) *streamEnd {
 	first := s.conversation.firstRequest()
 	s.mu.Unlock()
 
-	call, err := s.client.conn.NewStream(
-		st.ctx, &sessionpb.SessionService_ServiceDesc.Streams[0], sessionpb.SessionService_Attach_FullMethodName,
-		grpc.ForceCodec(rawCodec{}),
-	)
+	call, release, err := s.client.connections.attach(st.ctx)
 	if err != nil {
 		return st.end(err)
 	}
+	defer release()
 	st.call = call
 
 	written := make(chan struct{})

@@ -12,9 +12,9 @@ import (
 	"testing"
 )
 
-// Start starts the server with its example apps and returns its address. The test is skipped where there is none; with CI
-// set it fails.
-func Start(t *testing.T) string {
+// Start starts the server with its example apps and these options, and returns its address. The test is skipped where there
+// is none; with CI set it fails.
+func Start(t *testing.T, options ...string) string {
 	t.Helper()
 	program := os.Getenv("SESSION_SERVICE")
 	if program == "" {
@@ -27,7 +27,8 @@ func Start(t *testing.T) string {
 		}
 		t.Skipf("no server: %v; `make setup` in the repository installs it, or SESSION_SERVICE names it", err)
 	}
-	server := exec.Command(program, "serve", "--listen", "127.0.0.1:0", "session_service.examples:apps")
+	args := append([]string{"serve", "--listen", "127.0.0.1:0"}, options...)
+	server := exec.Command(program, append(args, "session_service.examples:apps")...)
 	server.Stderr = t.Output()
 	stdout, err := server.StdoutPipe()
 	if err != nil {
