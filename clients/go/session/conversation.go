@@ -114,7 +114,7 @@ func (c *conversation) send(encoded []byte, size int) (bool, error) {
 		return false, nil
 	}
 	// Before it has a sequence: one that can never be delivered would block all behind it (F7).
-	if most := c.maxMessage - messageOverhead; size > most {
+	if most := c.roomForEvents(); size > most {
 		text := fmt.Sprintf("the event is %d bytes, of at most %d: send it in parts", size, most)
 		return false, &PayloadError{Path: "data", Message: text}
 	}
@@ -205,7 +205,7 @@ func (c *conversation) nextRequest(ack, heartbeat bool) ([]byte, bool) {
 	if !c.attached {
 		return nil, false
 	}
-	first, events := c.outbox.Take(batchSize)
+	first, events := c.outbox.Take(min(batchSize, c.roomForEvents()))
 	head := &sessionpb.AttachRequest{}
 	if c.resumable {
 		if len(events) > 0 {
@@ -217,7 +217,12 @@ func (c *conversation) nextRequest(ack, heartbeat bool) ([]byte, bool) {
 	} else if err := c.outbox.Ack(c.outbox.Sent()); err != nil {
 		panic(err) // what was sent can be acknowledged
 	}
-	if c.closing != nil && !c.closeWritten && (c.closing.Now || !c.outbox.Waiting()) {
+	size := 0
+	for _, event := range events {
+		size += len(event)
+	}
+	if c.closing != nil && !c.closeWritten && (c.closing.Now || !c.outbox.Waiting()) &&
+		(size == 0 || size+proto.Size(c.closing) <= c.roomForEvents()) {
 		c.closeWritten = true
 		head.Control = &sessionpb.AttachRequest_Close{Close: c.closing}
 	}
@@ -227,6 +232,9 @@ func (c *conversation) nextRequest(ack, heartbeat bool) ([]byte, bool) {
 	}
 	return data, len(data) > 0 || heartbeat
 }
+
+// roomForEvents returns how many bytes of events a message may hold.
+func (c *conversation) roomForEvents() int { return c.maxMessage - messageOverhead }
 
 // receive takes a response. An error breaks the stream (D7).
 func (c *conversation) receive(data []byte) error {

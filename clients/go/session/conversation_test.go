@@ -236,10 +236,43 @@ func TestNewLimitsComeWithEachStream(t *testing.T) {
 	if sent, err := c.send(nil, 11); sent || err != nil {
 		t.Errorf("the window is full, and it says %v, %v", sent, err)
 	}
-	next(t, c)
+	for range 2 { // no message is larger than the limit
+		if got := next(t, c); len(got.Events) != 1 {
+			t.Errorf("got %v", got)
+		}
+	}
 	mustTake(t, c, &pb.AttachResponse{Ack: 2})
 	if sent, err := c.send(nil, 11); sent || err == nil {
 		t.Error("keeps an event that no message can carry")
+	}
+}
+
+func TestNoMessageIsLargerThanTheLimitGranted(t *testing.T) {
+	const most = 50_000
+	c := newConversation(&pb.Open{App: "app", Resumable: true})
+	c.firstRequest()
+	mustTake(t, c, &pb.AttachResponse{Control: &pb.AttachResponse_Opened{Opened: &pb.Opened{
+		SessionId: "s-1", Limits: &pb.Limits{MaxMessageBytes: most},
+	}}})
+	sizes := []int{1, 20_000, 20_000, 20_000, most - messageOverhead - 20}
+	for _, size := range sizes {
+		if !send(t, c, make([]byte, size)) {
+			t.Fatal("the window is full")
+		}
+	}
+	c.close(strings.Repeat("ä", longestReason), false)
+	events, closes := 0, 0
+	for request := next(t, c); request != nil; request = next(t, c) {
+		if size := proto.Size(request); size > most {
+			t.Errorf("%d bytes", size)
+		}
+		events += len(request.Events)
+		if request.GetClose() != nil {
+			closes++
+		}
+	}
+	if events != len(sizes) || closes != 1 {
+		t.Errorf("%d events, %d closes", events, closes)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -220,6 +221,36 @@ func TestWhatCannotBeCarriedIsRefusedAtTheCallAndUsesNothingUp(t *testing.T) {
 			t.Errorf("the name of the app: got %v", err)
 		}
 	})
+}
+
+func TestTheServerMayGrantMoreThanGRPCsDefault(t *testing.T) {
+	const size = 8_000_000
+	for name, opts := range map[string][]session.OpenOption{"resumable": nil, "plain": {session.Plain()}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				large := limits()
+				large.MaxMessageBytes = 10_000_000
+				blob := &pb.Command{Command: "c", Payload: &pb.Command_Blob{Blob: make([]byte, size)}}
+				f := serveWith(t, []grpc.ServerOption{grpc.MaxRecvMsgSize(10_000_000)}, func(c *call) error {
+					if err := c.attachWith(large, 0, blob); err != nil {
+						return err
+					}
+					if _, err := c.readUntil(func(r *pb.AttachRequest) bool { return len(r.Events) > 0 }); err != nil {
+						return err
+					}
+					return c.end(2)
+				})
+				s := mustOpen(t, f.client(), opts...)
+				if got := mustReceive(t, s).Spec.([]byte); len(got) != size {
+					t.Errorf("got %d bytes", len(got))
+				}
+				mustSend(t, s, make([]byte, size))
+				if _, err := numbers(t.Context(), s); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }
 
 func TestCloseGoesBehindTheEventsAndAcknowledgesWhateverComes(t *testing.T) {
