@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/code"
+	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/session-service/session-service/clients/go/internal/delivery"
@@ -36,6 +38,8 @@ type conversation struct {
 	attached  bool    // the current stream has been answered
 	closed    *Closed // known before the application has taken what came before
 	draining  bool
+
+	failed *statuspb.Status // the error that the current stream is about to end with
 
 	heartbeatInterval time.Duration
 
@@ -174,6 +178,9 @@ func (c *conversation) takeAll() {
 
 // --- for the stream ---
 
+// spoken is true when nothing is left to be said on this stream: half-close then, and read on to the status (E2).
+func (c *conversation) spoken() bool { return c.failed != nil || c.finished() }
+
 // finished is true when nothing is left to be said, to either side.
 func (c *conversation) finished() bool {
 	return c.closed != nil && (!c.resumable || (c.inbox.Empty() && !c.inbox.AckPending()))
@@ -181,8 +188,7 @@ func (c *conversation) finished() bool {
 
 // firstRequest begins a stream and returns what to write first.
 func (c *conversation) firstRequest() []byte {
-	c.attached = false
-	c.closeWritten = false
+	c.attached, c.closeWritten, c.failed = false, false, nil
 	c.inbox.RestartAcks()
 	request := &sessionpb.AttachRequest{}
 	if c.opening != nil && !c.opened() {
@@ -243,6 +249,9 @@ func (c *conversation) receive(data []byte) error {
 		return err
 	}
 	if !c.attached {
+		if failed := response.GetFailed(); failed != nil {
+			return c.onFailed(failed)
+		}
 		if isHeartbeat(response) {
 			return nil
 		}
@@ -263,6 +272,10 @@ func (c *conversation) receive(data []byte) error {
 		c.draining = true
 	case *sessionpb.AttachResponse_Closed:
 		if err := c.onClosed(control.Closed); err != nil {
+			return err
+		}
+	case *sessionpb.AttachResponse_Failed:
+		if err := c.onFailed(control.Failed); err != nil {
 			return err
 		}
 	}
@@ -353,6 +366,18 @@ func (c *conversation) onClosed(closed *sessionpb.Closed) error {
 		c.closed = &Closed{Reason: closeReason(closed.GetReason()), Message: closed.GetMessage()}
 		c.inbox.PutExempt(item{closed: c.closed}, 0)
 	}
+	return nil
+}
+
+func (c *conversation) onFailed(failed *sessionpb.Failed) error {
+	status := &statuspb.Status{}
+	if err := proto.Unmarshal(failed.GetStatus(), status); err != nil {
+		return err
+	}
+	if status.Code == int32(code.Code_OK) {
+		return fmt.Errorf("the server failed with OK")
+	}
+	c.failed = status
 	return nil
 }
 

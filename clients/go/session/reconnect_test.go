@@ -637,6 +637,89 @@ func TestWithClosedInHandAForgottenSessionIsNoLoss(t *testing.T) {
 	})
 }
 
+// fails writes an error as the control part failed, sees the client half-close, and ends the call otherwise (E2).
+func fails(c *call, failure error, end error) error {
+	encoded, err := proto.Marshal(status.Convert(failure).Proto())
+	if err != nil {
+		return err
+	}
+	if err := c.write(&pb.AttachResponse{Control: &pb.AttachResponse_Failed{Failed: &pb.Failed{Status: encoded}}}); err != nil {
+		return err
+	}
+	if err := c.readAll(); err != nil {
+		return err
+	}
+	return end
+}
+
+func TestFailedIsObeyedOverTheStatusAndAnsweredByAHalfClose(t *testing.T) {
+	lostOnTheWay := map[string]error{"cancelled": status.Error(codes.Canceled, ""), "OK": nil, "the same": refusal(codes.Aborted, "X", "NEVER")}
+	bubble(t, lostOnTheWay, func(t *testing.T, end error) {
+		began := time.Now()
+		f := serve(t,
+			func(c *call) error {
+				if _, err := c.read(); err != nil {
+					return err
+				}
+				return fails(c, refusal(codes.Unavailable, "DRAINING", "REOPEN"), end)
+			},
+			func(c *call) error {
+				if err := c.attach(0, command(1)); err != nil {
+					return err
+				}
+				return fails(c, refusal(codes.NotFound, "SOMETHING", "RESUME"), end)
+			},
+			func(c *call) error {
+				if err := c.attach(0); err != nil {
+					return err
+				}
+				return fails(c, refusal(codes.Aborted, "TAKEN_OVER", "NEVER", "received", "7"), end)
+			},
+		)
+		got, err := talk(t, f)
+		refused := mustRefuse(t, err)
+		if !errors.Is(err, session.ErrTakenOver) || refused.TakenOver != 7 || refused.Code != codes.Aborted || !slices.Equal(got, []int{1}) {
+			t.Errorf("got %v, %#v", got, refused)
+		}
+		mustBegin(t, f, "open", "open", "resume")
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestAStatusThatNeverFollowsFailedIsWaitedForAFewSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := serve(t, func(c *call) error {
+			if err := c.attach(0); err != nil {
+				return err
+			}
+			if err := fails(c, refusal(codes.Aborted, "TAKEN_OVER", "NEVER"), nil); err != nil {
+				return err
+			}
+			<-c.stream.Context().Done()
+			return nil
+		})
+		began := time.Now()
+		_, err := talk(t, f)
+		mustRefuse(t, err)
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestAFailureThatDoesNotDecodeIsABadResponse(t *testing.T) {
+	fine, err := proto.Marshal(status.New(codes.OK, "").Proto())
+	if err != nil {
+		t.Fatal(err)
+	}
+	bubble(t, map[string][]byte{"no status": {0xff}, "OK": fine}, func(t *testing.T, data []byte) {
+		failed := encoded(&pb.AttachResponse{Control: &pb.AttachResponse_Failed{Failed: &pb.Failed{Status: data}}})
+		mustTalk(t, serve(t, bad(failed, 0), ends))
+	})
+}
+
 func TestAServerThatNeverEndsTheCallDoesNotKeepTheClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, func(c *call) error {

@@ -599,15 +599,23 @@ func TestAPlainSessionKeepsNoBooksAndEndsWithItsCall(t *testing.T) {
 			if err := c.write(&pb.AttachResponse{Commands: []*pb.Command{command(2)}}); err != nil {
 				return err
 			}
-			return c.write(&pb.AttachResponse{Control: &pb.AttachResponse_Closed{
+			err := c.write(&pb.AttachResponse{Control: &pb.AttachResponse_Closed{
 				Closed: &pb.Closed{Reason: pb.CloseReason_CLOSE_REASON_FAILED, Message: "error 1"},
 			}})
+			if err != nil {
+				return err
+			}
+			return c.readAll() // the client half-closes (E2)
 		})
+		began := time.Now()
 		s := mustOpen(t, f.client(), session.Plain())
 		mustReceive(t, s)
 		mustSend(t, s, 1)
 		if got, err := numbers(t.Context(), s); err != nil || !slices.Equal(got, []int{2}) {
 			t.Errorf("got %v, %v", got, err)
+		}
+		if _, err := s.Close(t.Context(), ""); err != nil || time.Since(began) > 0 {
+			t.Errorf("it took %v until the call ended: %v", time.Since(began), err)
 		}
 		if closed, _ := s.Closed(); closed != (session.Closed{Reason: session.Failed, Message: "error 1"}) {
 			t.Errorf("closed: %v", closed)

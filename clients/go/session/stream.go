@@ -104,8 +104,11 @@ func (s *Session) carry(ctx context.Context, md metadata.MD) *streamEnd {
 
 	s.mu.Lock()
 	s.conversation.attached = false
-	finished := s.conversation.finished()
+	finished, failed := s.conversation.finished(), s.conversation.failed
 	s.mu.Unlock()
+	if failed != nil {
+		err = status.ErrorProto(failed) // a proxy may have lost the status that follows it
+	}
 	// The last ack may be lost with its stream; only the server's OK says that it has arrived.
 	if finished && errors.Is(err, io.EOF) {
 		return nil
@@ -130,7 +133,7 @@ func (st *stream) write(first []byte) {
 		s.mu.Lock()
 		conversation := s.conversation
 		data, due := conversation.nextRequest(ackNow || conversation.closed != nil, beat)
-		finished := conversation.finished()
+		spoken := conversation.spoken()
 		pending := conversation.resumable && conversation.inbox.AckPending()
 		if conversation.resumable && (due || conversation.attached != attached) {
 			heartbeat.Reset(conversation.heartbeatInterval)
@@ -148,7 +151,7 @@ func (st *stream) write(first []byte) {
 				return
 			}
 			continue
-		case finished:
+		case spoken:
 			// A failure is the reader's, too.
 			_ = st.call.CloseSend()
 			time.AfterFunc(farewell, func() { st.cancel(nil) })

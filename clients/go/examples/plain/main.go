@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log"
 	"os"
 
@@ -25,14 +26,15 @@ func main() {
 	check(err)
 	check(stream.Send(&pb.AttachRequest{Control: &pb.AttachRequest_Open{Open: &pb.Open{App: "echo"}}}))
 	check(stream.Send(&pb.AttachRequest{Events: []*pb.Event{{Event: "say", Payload: &pb.Event_Json{Json: `"hello"`}}}}))
-	check(stream.CloseSend()) // no more events; the answers still come
-	for closed := false; !closed; {
-		response, err := stream.Recv()
-		check(err)
+	check(stream.CloseSend()) // no more events; the answers still come, the last one with closed
+	response, err := stream.Recv()
+	for ; err == nil; response, err = stream.Recv() {
 		for _, command := range response.Commands {
 			fmt.Println(command.Command, command.GetSpec().AsInterface())
 		}
-		closed = response.GetClosed() != nil
+	}
+	if err != io.EOF { // which is the status OK
+		check(err)
 	}
 }
 
