@@ -58,36 +58,42 @@ func (s *Session) supervise() {
 
 // keepAttached returns why the session is over for this client; nil where it has ended.
 func (s *Session) keepAttached() error {
-	pauses := delays{policy: s.client.options.policy}
-	lostAt, fresh, defectAt, before := time.Now(), false, uint64(0), 0
+	fresh, defectAt, before := false, uint64(0), 0
 	for {
 		md, err := s.metadata()
 		if s.ctx.Err() != nil {
 			return ErrEnded
 		}
 		if err != nil {
-			return &LostError{Message: "asking for credentials failed", TakenOver: s.TakenOver(), Err: err}
+			return err
 		}
 		end := s.carry(s.ctx, md)
 		if end == nil {
 			return nil
 		}
-		if s.ctx.Err() != nil {
+		if s.ctx.Err() != nil || s.isLeft(end) {
 			return ErrEnded
 		}
 		if attachments := s.countAttachments(); attachments > before {
-			lostAt, fresh, before = time.Now(), false, attachments
-			pauses.reset()
+			fresh, before = false, attachments
 		}
 		unauthenticated := end.code == codes.Unauthenticated
 		repeated := end.defectAt > 0 && end.defectAt == defectAt
 		exhausted := repeated || (fresh && unauthenticated)
 		fresh, defectAt = fresh || unauthenticated, end.defectAt
-		delay := time.Duration(0)
-		if !unauthenticated {
-			delay = max(pauses.next(), end.retryDelay)
+
+		s.mu.Lock()
+		s.lastEnd = end
+		calm := s.patience.calm()
+		delay, poisoned := s.patience.broke(time.Now(), end.retry != "")
+		if unauthenticated && calm {
+			delay = 0 // for it is the credentials that are old
 		}
-		problem := s.verdict(end, exhausted, time.Since(lostAt)+delay)
+		delay = max(delay, end.retryDelay)
+		problem := s.verdict(end, exhausted, poisoned, time.Now().Add(delay))
+		quiet := s.conversation.givenUp
+		s.mu.Unlock()
+
 		if _, closed := s.Closed(); closed && problem != nil {
 			return nil // with `closed` in hand it is no loss: the server only has not heard the last ack
 		}
@@ -95,28 +101,36 @@ func (s *Session) keepAttached() error {
 		if problem != nil {
 			lost.RetryIn, lost.Final = 0, true
 		}
-		s.tell(lost)
+		if !quiet {
+			s.tell(lost)
+		}
 		if problem != nil {
 			return problem
 		}
-		if !sleep(s.ctx, delay) {
+		if !s.sleep(delay, quiet) {
 			return ErrEnded
 		}
 	}
 }
 
-// verdict returns what ends the session for this client, or nil to try again (D7). Exhausted means that what could be
-// tried has been tried; without is the time without an attachment, until the next try.
-func (s *Session) verdict(end *streamEnd, exhausted bool, without time.Duration) error {
+// isLeft reports whether an open that was given up needs no further try: the server has heard of it, or has no session, or
+// the last one was made.
+func (s *Session) isLeft(end *streamEnd) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.conversation.givenUp && (end.code == codes.OK || end.retry == "REOPEN" || s.opens >= s.lastOpen)
+}
+
+// verdict returns what ends the session for this client, or nil to try again at a time (D7). Exhausted means that what
+// could be tried has been tried, poisoned that an event never gets through. The caller holds the lock.
+func (s *Session) verdict(end *streamEnd, exhausted, poisoned bool, next time.Time) error {
 	conversation := s.conversation
 	takenOver := max(conversation.takenOver(), end.received())
-	lost := func(format string, args ...any) error {
-		return &LostError{Message: fmt.Sprintf(format, args...), TakenOver: takenOver}
+	lost := func(format string, args ...any) *LostError {
+		return &LostError{Message: fmt.Sprintf(format, args...), TakenOver: takenOver, Err: end}
 	}
 	known := end.retry == "" || end.retry == "RESUME" || end.retry == "REOPEN"
-	if exhausted || !known || (end.retry == "" && isFinal(end.code)) {
+	if exhausted || !known || (end.retry == "" && isFinal(end.code, conversation.opened())) {
 		return &RefusedError{
 			Code: end.code, Reason: end.reason, Message: end.message, Details: end.details, TakenOver: takenOver,
 		}
@@ -124,38 +138,48 @@ func (s *Session) verdict(end *streamEnd, exhausted bool, without time.Duration)
 	refused := end.retry == "REOPEN" || (end.retry != "" && end.code == codes.Unauthenticated)
 	if !conversation.resumable && (s.attachments > 0 || !refused) {
 		// Whether an open without a request id has run the app is not known (A6).
-		return lost("the stream of a plain session broke: %v", end)
+		return lost("the stream of a plain session broke")
 	}
 	if end.retry == "REOPEN" && (conversation.opened() || end.reason == "SESSION_NOT_FOUND") {
-		return lost("%v", end)
+		return lost("the server has no such session")
 	}
-	limit, what := s.client.options.policy.Total, "not reached"
+	if poisoned {
+		sequence, size := conversation.outbox.First()
+		return &PoisonedEventError{Sequence: sequence, Size: size, lost: lost("an event never gets through")}
+	}
+	limit, what := s.client.options.policy.Total, "made no progress"
 	if !conversation.opened() {
-		limit, what = min(limit, repeatOpen), "not opened, as far as is known,"
+		limit, what = min(limit, repeatOpen), "was not opened, as far as is known,"
 	}
-	if without > limit {
-		return lost("the session was %s within %v: %v", what, limit, end)
+	if s.patience.over(next, limit) {
+		return lost("the session %s within %v", what, limit)
 	}
 	return nil
 }
 
 // isFinal reports whether a status is for good where there is no ErrorInfo (D7).
-func isFinal(code codes.Code) bool {
+func isFinal(code codes.Code, opened bool) bool {
 	switch code {
-	case codes.InvalidArgument, codes.NotFound, codes.PermissionDenied, codes.FailedPrecondition,
-		codes.ResourceExhausted, codes.Unimplemented:
+	case codes.InvalidArgument, codes.NotFound, codes.PermissionDenied, codes.FailedPrecondition, codes.Unimplemented:
 		return true
+	case codes.ResourceExhausted:
+		return !opened // later it is a limit of gRPC's own, which shall end no session
 	}
 	return false
 }
 
+// metadata asks for the credentials. Its error ends the session for this client.
 func (s *Session) metadata() (metadata.MD, error) {
 	if s.client.options.credentials == nil {
 		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.client.options.policy.AttachTimeout)
 	defer cancel()
-	return s.client.options.credentials(ctx)
+	md, err := s.client.options.credentials(ctx)
+	if err != nil {
+		return nil, &LostError{Message: "asking for credentials failed", TakenOver: s.TakenOver(), Err: err}
+	}
+	return md, nil
 }
 
 func (s *Session) countAttachments() int {
@@ -169,7 +193,9 @@ func (s *Session) onAttached() {
 	if s.countAttachments() == 0 {
 		state = Attached
 	}
-	s.tell(Attachment{Session: s, State: state})
+	if !s.isGivenUp() {
+		s.tell(Attachment{Session: s, State: state})
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.attachments++
@@ -188,14 +214,27 @@ func (s *Session) tell(attachment Attachment) {
 	}
 }
 
-// sleep returns false where the context was done first.
-func sleep(ctx context.Context, d time.Duration) bool {
+func (s *Session) isGivenUp() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conversation.givenUp
+}
+
+// sleep waits for the next try; an opening that is given up has another one at once. It returns false where the session
+// is left.
+func (s *Session) sleep(d time.Duration, givenUp bool) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
+	hurry := s.givenUp
+	if givenUp {
+		hurry = nil
+	}
 	select {
 	case <-timer.C:
 		return true
-	case <-ctx.Done():
+	case <-hurry:
+		return true
+	case <-s.ctx.Done():
 		return false
 	}
 }

@@ -132,7 +132,8 @@ func newClient(opts []Option) *Client {
 }
 
 // Close leaves all sessions as they are, without a word to the server, which keeps those that are not closed for their
-// resume window. Calls that wait for them return [ErrEnded].
+// resume window. Calls that wait for them return [ErrEnded]. Opens that were given up are closed at the server first, which
+// takes 5 seconds at most.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closed = true
@@ -142,7 +143,10 @@ func (c *Client) Close() error {
 	}
 	c.mu.Unlock()
 	for _, s := range sessions {
-		s.abandon()
+		s.leave()
+	}
+	for _, s := range sessions {
+		<-s.done
 	}
 	return c.connections.close()
 }
@@ -181,10 +185,12 @@ func Plain() OpenOption {
 	return func(o *opening) { o.request.Resumable = false }
 }
 
-// Open starts an app and returns once its session is attached. The context is that of the opening alone.
+// Open starts an app and returns once its session is attached. The context is that of the opening alone. If it is done
+// first, the session is closed in the background, which takes 5 seconds at most, and the error tells how the last try
+// ended, too.
 //
-// It fails with a [*PayloadError] where the parameters cannot be carried, a [*RefusedError] where the server said no, and
-// a [*LostError] where it could not be reached in time.
+// It fails with a [*PayloadError] where the parameters cannot be carried, a [*RefusedError] where the server said no or
+// trying again would not help, and a [*LostError] where it could not be reached in time.
 func (c *Client) Open(ctx context.Context, app string, opts ...OpenOption) (*Session, error) {
 	o := opening{request: &sessionpb.Open{
 		App:           app,
@@ -233,7 +239,7 @@ func (c *Client) start(ctx context.Context, conversation *conversation) (*Sessio
 	go s.supervise()
 	c.mu.Unlock()
 	if err := s.waitAttached(ctx); err != nil {
-		s.abandon()
+		s.giveUp()
 		return nil, err
 	}
 	return s, nil

@@ -40,6 +40,7 @@ type conversation struct {
 	draining  bool
 
 	failed *statuspb.Status // the error that the current stream is about to end with
+	held   bool             // no event goes out on the current stream for now
 
 	heartbeatInterval time.Duration
 
@@ -58,6 +59,7 @@ type conversation struct {
 
 	closing      *sessionpb.Close
 	closeWritten bool
+	givenUp      bool // nobody waits for the session that was asked for: it is closed, and all is said then
 }
 
 // item is what comes down: a command, or with closed the end.
@@ -176,10 +178,21 @@ func (c *conversation) takeAll() {
 	}
 }
 
+// giveUp closes a session whose opening nobody waits for any more (A6).
+func (c *conversation) giveUp() {
+	c.close("the open was given up", true)
+	c.givenUp = true
+}
+
 // --- for the stream ---
 
 // spoken is true when nothing is left to be said on this stream: half-close then, and read on to the status (E2).
-func (c *conversation) spoken() bool { return c.failed != nil || c.finished() }
+func (c *conversation) spoken() bool {
+	return c.failed != nil || c.finished() || (c.givenUp && c.closeWritten)
+}
+
+// idle is true when the server has taken over every event.
+func (c *conversation) idle() bool { return c.outbox.Acked() == c.outbox.Last() }
 
 // finished is true when nothing is left to be said, to either side.
 func (c *conversation) finished() bool {
@@ -188,7 +201,7 @@ func (c *conversation) finished() bool {
 
 // firstRequest begins a stream and returns what to write first.
 func (c *conversation) firstRequest() []byte {
-	c.attached, c.closeWritten, c.failed = false, false, nil
+	c.attached, c.closeWritten, c.failed, c.held = false, false, nil, false
 	c.inbox.RestartAcks()
 	request := &sessionpb.AttachRequest{}
 	if c.opening != nil && !c.opened() {
@@ -208,11 +221,15 @@ func (c *conversation) firstRequest() []byte {
 // nextRequest returns what to write next; false when nothing is due. With ack it acknowledges even if nothing else is to
 // be written, with heartbeat it writes in any case.
 func (c *conversation) nextRequest(ack, heartbeat bool) ([]byte, bool) {
-	if !c.attached {
+	if !c.attached && !c.givenUp {
 		return nil, false
 	}
-	first, events := c.outbox.Take(min(batchSize, c.roomForEvents()))
 	head := &sessionpb.AttachRequest{}
+	var first uint64
+	var events [][]byte
+	if c.attached && !c.held {
+		first, events = c.outbox.Take(min(batchSize, c.roomForEvents()))
+	}
 	if c.resumable {
 		if len(events) > 0 {
 			head.FirstSequence = first

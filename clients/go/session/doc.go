@@ -25,7 +25,8 @@
 //
 // A context ends only the call that it was given to. The session is then as usable as before. [Session.Close] ends it
 // behind the events that were sent; [Session.CloseNow] cancels the app; [Session.Detach] leaves it running. A session
-// that is left without any of these runs on until nobody has been attached for its resume window, so defer one.
+// that is left without any of these runs on until nobody has been attached for its resume window, so defer one. An open
+// whose context is done first is closed in the background; [Client.Close] waits for that.
 //
 // # Payloads
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -224,11 +225,18 @@ type relay struct {
 	listener net.Listener
 	target   string
 
-	mu    sync.Mutex
-	conns []net.Conn
+	mu      sync.Mutex
+	conns   []net.Conn
+	stalled bool // what connects from now on gets nowhere
 }
 
 func relayTo(t *testing.T, target string) *relay {
+	t.Helper()
+	return relayUpTo(t, target, math.MaxInt64)
+}
+
+// relayUpTo makes a relay whose connections take so many bytes upwards.
+func relayUpTo(t *testing.T, target string, most int64) *relay {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -242,16 +250,18 @@ func relayTo(t *testing.T, target string) *relay {
 			if err != nil {
 				return
 			}
+			if r.isStalled() {
+				r.keep(down)
+				continue
+			}
 			up, err := net.Dial("tcp", target)
 			if err != nil {
 				_ = down.Close()
 				continue
 			}
-			r.mu.Lock()
-			r.conns = append(r.conns, down, up)
-			r.mu.Unlock()
-			running.Go(func() { pipe(up, down) })
-			running.Go(func() { pipe(down, up) })
+			r.keep(down, up)
+			running.Go(func() { pipe(up, down, most) })
+			running.Go(func() { pipe(down, up, math.MaxInt64) })
 		}
 	})
 	t.Cleanup(func() {
@@ -263,6 +273,26 @@ func relayTo(t *testing.T, target string) *relay {
 }
 
 func (r *relay) address() string { return r.listener.Addr().String() }
+
+func (r *relay) keep(conns ...net.Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.conns = append(r.conns, conns...)
+}
+
+func (r *relay) isStalled() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stalled
+}
+
+// stall cuts, and lets nothing through any more.
+func (r *relay) stall() {
+	r.mu.Lock()
+	r.stalled = true
+	r.mu.Unlock()
+	r.cut()
+}
 
 // cut resets all connections: what is under way is lost, in one direction or both.
 func (r *relay) cut() {
@@ -277,8 +307,8 @@ func (r *relay) cut() {
 	r.conns = nil
 }
 
-func pipe(to, from net.Conn) {
-	_, _ = io.Copy(to, from) // whichever fails, both are over
+func pipe(to, from net.Conn, most int64) {
+	_, _ = io.CopyN(to, from, most) // whichever fails, both are over
 	_ = to.Close()
 	_ = from.Close()
 }

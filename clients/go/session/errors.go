@@ -57,7 +57,8 @@ type LostError struct {
 	Message string
 	// TakenOver is the last event known to have been taken over by the session; the outcome of later ones is unknown.
 	TakenOver uint64
-	// Err is what made it so, where that is an error of the caller's credentials; else nil.
+	// Err is what made it so: an error of the caller's credentials, or how the last stream ended, for [status.Code] and its
+	// like; may be nil.
 	Err error
 }
 
@@ -73,6 +74,25 @@ func (e *LostError) Error() string {
 }
 
 func (e *LostError) Unwrap() error { return e.Err }
+
+// PoisonedEventError says that an event never gets through: each stream that it was written to broke. Something on the
+// way does not like it, such as a proxy with a limit of 1 MB. It is a [LostError] too.
+type PoisonedEventError struct {
+	// Sequence is the event's number in the session, from 1.
+	Sequence uint64
+	// Size is that of the event, encoded, in bytes.
+	Size int
+
+	lost *LostError
+}
+
+func (e *PoisonedEventError) Error() string {
+	return fmt.Sprintf("session: lost: event %d, of %d bytes, broke each of the %d streams that it was written to: see what a"+
+		" proxy allows (nginx: client_max_body_size), or send it in smaller parts: %v", e.Sequence, e.Size, breaksToGiveUp, e.lost.Err)
+}
+
+// Unwrap returns the [LostError] that it is.
+func (e *PoisonedEventError) Unwrap() error { return e.lost }
 
 // PayloadError says that a value cannot be carried exactly, or is too large. Nothing was sent, and the session goes on.
 type PayloadError struct {

@@ -114,11 +114,11 @@ func byName(list ...codes.Code) map[string]codes.Code {
 }
 
 var final = byName(codes.InvalidArgument, codes.NotFound, codes.PermissionDenied, codes.FailedPrecondition,
-	codes.ResourceExhausted, codes.Unimplemented)
+	codes.Unimplemented)
 
 func TestAStreamThatEndsWithoutClosedIsResumedAndNothingIsLost(t *testing.T) {
 	broken := byName(codes.OK, codes.Canceled, codes.Unknown, codes.DeadlineExceeded, codes.Aborted, codes.Internal,
-		codes.Unavailable, codes.DataLoss, codes.OutOfRange, codes.AlreadyExists)
+		codes.Unavailable, codes.DataLoss, codes.OutOfRange, codes.AlreadyExists, codes.ResourceExhausted)
 	bubble(t, broken, func(t *testing.T, code codes.Code) {
 		f := serve(t,
 			attached(status.Error(code, "says the fake"), command(1), command(2)),
@@ -155,6 +155,24 @@ func TestSomeStatusesAreForGoodWithoutAnErrorInfo(t *testing.T) {
 			t.Errorf("the status of the error is %v", status.Code(err))
 		}
 		mustBegin(t, f, "open")
+	})
+}
+
+func TestALimitOfGRPCsOwnIsForGoodBeforeThereIsASessionOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		full := status.Error(codes.ResourceExhausted, "metadata size exceeds soft limit")
+		_, err := talk(t, serve(t, refused(full), ends))
+		if refused := mustRefuse(t, err); refused.Code != codes.ResourceExhausted {
+			t.Errorf("got %v", refused)
+		}
+		mustTalk(t, serve(t, attached(full), refused(full), ends))
+		resumed, err := serve(t, refused(full), ends).client().Resume(t.Context(), session.Position{SessionID: "s-1", Token: "t"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := numbers(t.Context(), resumed); err != nil {
+			t.Error(err)
+		}
 	})
 }
 

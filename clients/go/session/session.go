@@ -12,8 +12,13 @@ import (
 	"github.com/session-service/session-service/clients/go/internal/payload"
 )
 
-// What closing waits for the last acknowledgement to be out.
-const leaveTime = 5 * time.Second
+const (
+	// What closing waits for the last acknowledgement to be out.
+	leaveTime = 5 * time.Second
+
+	// What closing a session takes at most whose opening was given up (protocol A6).
+	giveUpTime = 5 * time.Second
+)
 
 // Session is one run of an app, made by [Client.Open] and [Client.Resume]. Any number of goroutines may use it; only
 // one at a time may take its commands.
@@ -24,11 +29,17 @@ type Session struct {
 	done   chan struct{} // the supervisor has ended
 	wake   chan struct{} // the writer shall look whether something is to be written
 
+	givenUp chan struct{} // closed when nobody waits for its opening any more
+
 	mu           sync.Mutex
 	conversation *conversation
+	patience     *patience
 	changed      chan struct{} // closed, and forgotten, when something has changed; nil while nobody waits
 	err          error         // why it is over for this client, where it has not ended
+	lastEnd      *streamEnd    // how the last stream ended; nil before
 	attachments  int
+	opens        int // streams on which the open, or a resume, was written
+	lastOpen     int // after how many of them there is no further try; 0 but for opens that were given up
 	detached     bool
 	receiving    bool
 	loopErr      error // of the last loop over Commands
@@ -40,6 +51,8 @@ func newSession(client *Client, conversation *conversation) *Session {
 		done:         make(chan struct{}),
 		wake:         make(chan struct{}, 1),
 		conversation: conversation,
+		patience:     newPatience(client.options.policy, time.Now()),
+		givenUp:      make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
@@ -272,7 +285,7 @@ func (s *Session) waitTakenOver(ctx context.Context) error {
 		if s.err != nil {
 			return s.err
 		}
-		if s.conversation.outbox.Acked() == s.conversation.outbox.Last() {
+		if s.conversation.idle() {
 			break
 		}
 		if err := s.waitChange(ctx); err != nil {
@@ -293,6 +306,40 @@ func (s *Session) abandon() {
 	<-s.done
 }
 
+// leave is how a client that closes leaves a session; the caller waits for done.
+func (s *Session) leave() {
+	s.mu.Lock()
+	opening := s.attachments == 0
+	s.mu.Unlock()
+	if opening {
+		s.giveUp()
+	} else {
+		s.cancel()
+	}
+}
+
+// giveUp leaves a session that nobody has been given: if the server may have opened it, it is closed in the background
+// (A6), by the stream that there is, or else by one more.
+func (s *Session) giveUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.conversation
+	if c.opening == nil || !c.resumable || s.opens == 0 {
+		s.cancel() // nothing to close; a plain session ends with its stream (P3)
+		return
+	}
+	if c.givenUp {
+		return
+	}
+	c.giveUp()
+	s.lastOpen = s.opens + 1
+	s.patience = newPatience(s.client.options.policy, time.Now())
+	time.AfterFunc(giveUpTime, s.cancel)
+	close(s.givenUp)
+	s.wakeWriter()
+	s.broadcast()
+}
+
 func (s *Session) waitAttached(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -300,7 +347,13 @@ func (s *Session) waitAttached(ctx context.Context) error {
 		if s.err != nil {
 			return s.err
 		}
+		if s.conversation.givenUp {
+			return fmt.Errorf("%w: the client was closed", ErrEnded)
+		}
 		if err := s.waitChange(ctx); err != nil {
+			if s.lastEnd != nil {
+				return fmt.Errorf("%w: the last try ended with %w", err, s.lastEnd)
+			}
 			return err
 		}
 	}

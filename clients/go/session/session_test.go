@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -235,7 +236,7 @@ func TestTheServerMayGrantMoreThanGRPCsDefault(t *testing.T) {
 					if err := c.attachWith(large, 0, blob); err != nil {
 						return err
 					}
-					if _, err := c.readUntil(func(r *pb.AttachRequest) bool { return len(r.Events) > 0 }); err != nil {
+					if _, err := c.readUntil(hasEvents); err != nil {
 						return err
 					}
 					return c.end(2)
@@ -251,6 +252,52 @@ func TestTheServerMayGrantMoreThanGRPCsDefault(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestALoopThatGoesOnAfterTheEndHasItsErrorEachTimeAndStartsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := mustOpen(t, serve(t, ends).client())
+		if _, err := s.Close(t.Context(), ""); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		before := runtime.NumGoroutine()
+		for range 1000 {
+			if err := s.Send(t.Context(), "e", 1); !errors.Is(err, session.ErrEnded) {
+				t.Fatalf("send: %v", err)
+			}
+			if _, err := s.Receive(t.Context()); !errors.Is(err, io.EOF) {
+				t.Fatalf("receive: %v", err)
+			}
+		}
+		if after := runtime.NumGoroutine(); after > before {
+			t.Errorf("%d goroutines, before %d", after, before)
+		}
+	})
+}
+
+func TestAClosedClientLeavesNoGoroutine(t *testing.T) {
+	// What is left in a bubble fails it, and what spins in one never lets its time go on.
+	synctest.Test(t, func(t *testing.T) {
+		hold := func(c *call) error { return c.readAll() }
+		f := serveWith(t, carrying(2), slices.Repeat([]script{
+			reads(), attached(cut), refused(cut), hold, attached(refusal(codes.Unauthenticated, "UNAUTHENTICATED", "RESUME")),
+		}, 100)...)
+		client := f.client()
+		for range 20 {
+			go func() {
+				s, err := client.Open(t.Context(), "app")
+				if err == nil {
+					_ = s.Send(t.Context(), "e", 1) // it has ended, or not
+					_, _ = s.Receive(t.Context())
+				}
+			}()
+		}
+		time.Sleep(30 * time.Second)
+		if err := client.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestCloseGoesBehindTheEventsAndAcknowledgesWhateverComes(t *testing.T) {

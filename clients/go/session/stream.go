@@ -92,6 +92,9 @@ func (s *Session) carry(ctx context.Context, md metadata.MD) *streamEnd {
 	}
 	defer release()
 	st.call = call
+	s.mu.Lock()
+	s.opens++
+	s.mu.Unlock()
 
 	written := make(chan struct{})
 	go func() {
@@ -120,8 +123,7 @@ func (s *Session) carry(ctx context.Context, md metadata.MD) *streamEnd {
 
 func (st *stream) write(first []byte) {
 	s := st.session
-	// Of a write that fails the status says why, and the reader will have it (D7).
-	if st.call.SendMsg(first) != nil {
+	if !st.send(first) {
 		return
 	}
 	var ackNow, beat, attached, acking bool
@@ -132,7 +134,11 @@ func (st *stream) write(first []byte) {
 	for {
 		s.mu.Lock()
 		conversation := s.conversation
+		before := conversation.outbox.Sent()
 		data, due := conversation.nextRequest(ackNow || conversation.closed != nil, beat)
+		if sent := conversation.outbox.Sent(); sent > before {
+			s.patience.wrote(time.Now(), sent)
+		}
 		spoken := conversation.spoken()
 		pending := conversation.resumable && conversation.inbox.AckPending()
 		if conversation.resumable && (due || conversation.attached != attached) {
@@ -147,7 +153,7 @@ func (st *stream) write(first []byte) {
 
 		switch {
 		case due:
-			if st.call.SendMsg(data) != nil {
+			if !st.send(data) {
 				return
 			}
 			continue
@@ -175,6 +181,16 @@ func (st *stream) write(first []byte) {
 	}
 }
 
+// send returns false where the stream has broken. Of a write that fails the status says why, and the reader will have it
+// (D7); unless it failed on this side, which the reader would never hear of.
+func (st *stream) send(data []byte) bool {
+	err := st.call.SendMsg(data)
+	if err != nil && !errors.Is(err, io.EOF) {
+		st.cancel(st.end(err))
+	}
+	return err == nil
+}
+
 // --- the reader ---
 
 // read returns how the call ended: io.EOF for OK.
@@ -190,6 +206,12 @@ func (st *stream) read() error {
 		before := conversation.attached
 		err := conversation.receive(data)
 		after := conversation.attached
+		if err == nil && after {
+			s.patience.heard(time.Now(), conversation.outbox.Acked(), conversation.inbox.Expected()-1)
+		}
+		if err == nil && after && !before {
+			defer st.hold(s.patience.attached(time.Now(), conversation.heartbeatInterval, conversation.idle()))()
+		}
 		interval := conversation.heartbeatInterval
 		defectAt := conversation.inbox.Expected()
 		s.mu.Unlock()
@@ -214,6 +236,24 @@ func (st *stream) read() error {
 			st.waitRoom(interval)
 		}
 	}
+}
+
+// hold keeps events back for a time, which the returned function ends. The caller holds the lock.
+func (st *stream) hold(d time.Duration) (stop func()) {
+	if d == 0 {
+		return func() {}
+	}
+	s := st.session
+	s.conversation.held = true
+	timer := time.AfterFunc(d, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if st.ctx.Err() == nil { // else another stream may have begun, with a hold of its own
+			s.conversation.held = false
+			s.wakeWriter()
+		}
+	})
+	return func() { timer.Stop() }
 }
 
 // waitRoom lets HTTP/2 hold the server of a plain session back while the application is slow (P4).

@@ -31,6 +31,14 @@ func (o *Outbox[T]) Sent() uint64 { return o.acked + uint64(o.sent) }
 // Last returns the sequence of the newest item, 0 before the first.
 func (o *Outbox[T]) Last() uint64 { return o.acked + uint64(o.items.len()) }
 
+// First returns the oldest item that is not acknowledged; a sequence of 0 where there is none.
+func (o *Outbox[T]) First() (sequence uint64, size int) {
+	if o.items.len() == 0 {
+		return 0, 0
+	}
+	return o.acked + 1, o.items.entries[0].size
+}
+
 // Waiting reports whether something has not been written on the current stream.
 func (o *Outbox[T]) Waiting() bool { return o.sent < o.items.len() }
 
