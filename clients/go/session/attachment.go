@@ -81,6 +81,7 @@ func (s *Session) keepAttached() error {
 		repeated := end.defectAt > 0 && end.defectAt == defectAt
 		exhausted := repeated || (fresh && unauthenticated)
 		fresh, defectAt = fresh || unauthenticated, end.defectAt
+		wrong := s.mismatch(end)
 
 		s.mu.Lock()
 		s.lastEnd = end
@@ -90,7 +91,7 @@ func (s *Session) keepAttached() error {
 			delay = 0 // for it is the credentials that are old
 		}
 		delay = max(delay, end.retryDelay)
-		problem := s.verdict(end, exhausted, poisoned, time.Now().Add(delay))
+		problem := s.verdict(end, wrong, exhausted, poisoned, time.Now().Add(delay))
 		quiet := s.conversation.givenUp
 		s.mu.Unlock()
 
@@ -121,19 +122,35 @@ func (s *Session) isLeft(end *streamEnd) bool {
 	return s.conversation.givenUp && (end.code == codes.OK || end.retry == "REOPEN" || s.opens >= s.lastOpen)
 }
 
-// verdict returns what ends the session for this client, or nil to try again at a time (D7). Exhausted means that what
-// could be tried has been tried, poisoned that an event never gets through. The caller holds the lock.
-func (s *Session) verdict(end *streamEnd, exhausted, poisoned bool, next time.Time) error {
+// mismatch returns what is wrong for good with the connection. Once there was an attachment it cannot be much.
+func (s *Session) mismatch(end *streamEnd) string {
+	if s.countAttachments() > 0 || end.retry != "" || end.code != codes.Unavailable {
+		return ""
+	}
+	return s.client.mismatch(s.ctx, end.message)
+}
+
+// verdict returns what ends the session for this client, or nil to try again at a time (D7). Wrong is what is wrong with
+// the connection; exhausted means that what could be tried has been tried, poisoned that an event never gets through. The
+// caller holds the lock.
+func (s *Session) verdict(end *streamEnd, wrong string, exhausted, poisoned bool, next time.Time) error {
 	conversation := s.conversation
 	takenOver := max(conversation.takenOver(), end.received())
 	lost := func(format string, args ...any) *LostError {
 		return &LostError{Message: fmt.Sprintf(format, args...), TakenOver: takenOver, Err: end}
 	}
 	known := end.retry == "" || end.retry == "RESUME" || end.retry == "REOPEN"
-	if exhausted || !known || (end.retry == "" && isFinal(end.code, conversation.opened())) {
-		return &RefusedError{
+	final := end.retry == "" && isFinal(end.code, conversation.opened())
+	// The header list that is too long for a server may be shorter the next time; before there was a session it is final.
+	final = final || (end.local && (s.attachments == 0 || end.code == codes.Canceled))
+	if exhausted || !known || final || wrong != "" {
+		refused := &RefusedError{
 			Code: end.code, Reason: end.reason, Message: end.message, Details: end.details, TakenOver: takenOver,
 		}
+		if wrong != "" {
+			refused.Message = wrong + ": " + end.message
+		}
+		return refused
 	}
 	refused := end.retry == "REOPEN" || (end.retry != "" && end.code == codes.Unauthenticated)
 	if !conversation.resumable && (s.attachments > 0 || !refused) {
@@ -178,6 +195,10 @@ func (s *Session) metadata() (metadata.MD, error) {
 	md, err := s.client.options.credentials(ctx)
 	if err != nil {
 		return nil, &LostError{Message: "asking for credentials failed", TakenOver: s.TakenOver(), Err: err}
+	}
+	md, err = sendable(md)
+	if err != nil {
+		return nil, &RefusedError{Code: codes.InvalidArgument, Message: err.Error(), TakenOver: s.TakenOver()}
 	}
 	return md, nil
 }

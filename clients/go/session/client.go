@@ -26,8 +26,9 @@ type Credentials func(ctx context.Context) (metadata.MD, error)
 
 // Client opens and resumes the sessions of one server. Any number of goroutines may use it.
 type Client struct {
-	connections connections
-	options     options
+	connections  connections
+	plainAddress string // where it speaks plain text to; empty where that is not known, or TLS
+	options      options
 
 	mu       sync.Mutex
 	sessions map[*Session]struct{}
@@ -80,7 +81,8 @@ func WithOnAttachment(hook func(Attachment)) Option {
 }
 
 // NewClient makes a client of the server at target, a name as [grpc.NewClient] takes it: "example.com:50051",
-// "unix:/run/sessions.sock". Nothing is connected before a session is opened.
+// "unix:/run/sessions.sock". Nothing is connected before a session is opened. It fails where the target cannot be right, such
+// as a URL, or a host without a port.
 //
 // Where a server or a proxy lets no more streams onto a connection, the client makes a further one.
 func NewClient(target string, opts ...Option) (*Client, error) {
@@ -106,6 +108,14 @@ func NewClient(target string, opts ...Option) (*Client, error) {
 	conn, err := client.connections.dial()
 	if err != nil {
 		return nil, err
+	}
+	address, err := checkTarget(target, conn.CanonicalTarget())
+	if err != nil {
+		_ = conn.Close() // it was never used
+		return nil, err
+	}
+	if transport.Info().SecurityProtocol == "insecure" {
+		client.plainAddress = address
 	}
 	client.connections.all = []*connection{{ClientConnInterface: conn}}
 	return client, nil

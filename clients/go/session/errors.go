@@ -20,7 +20,7 @@ var (
 	ErrTakenOver = errors.New("session: another client has taken it over")
 )
 
-// RefusedError says that the server refused, or ended, the stream, and trying again would not help.
+// RefusedError says that the server, or gRPC on this side, refused or ended the stream, and trying again would not help.
 type RefusedError struct {
 	// Code is the status.
 	Code codes.Code

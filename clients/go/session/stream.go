@@ -38,6 +38,7 @@ type streamEnd struct {
 	retry      string            // what it says to do; empty without one
 	retryDelay time.Duration     // what the server asks to wait
 	details    map[string]string // the ErrorInfo's metadata
+	local      bool              // gRPC on this side has refused it, and nothing was sent
 	defectAt   uint64            // the sequence at which a response could not be taken, or 0: twice at one is for good (D7)
 }
 
@@ -88,7 +89,11 @@ func (s *Session) carry(ctx context.Context, md metadata.MD) *streamEnd {
 
 	call, release, err := s.client.connections.attach(st.ctx)
 	if err != nil {
-		return st.end(err)
+		end := st.end(err)
+		// Of a call that could not begin the server has said nothing. Canceled is what gRPC says of a connection that was
+		// closed, where it was not we who have cancelled.
+		end.local = end.code == codes.Internal || (end.code == codes.Canceled && st.ctx.Err() == nil)
+		return end
 	}
 	defer release()
 	st.call = call
