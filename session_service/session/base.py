@@ -21,6 +21,7 @@ import itertools
 import logging
 import secrets
 import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -39,6 +40,7 @@ from .info import SessionInfo
 from .mailbox import ClientEvent, Mail, Mailbox, Mailroom
 from .options import CloseReason, SessionOptions
 from .principal import ANONYMOUS, Principal
+from .refusals import Refusals
 from .snapshot import CallbackSnapshot, SessionSnapshot, TaskSnapshot
 from .stopwatch import Stopwatch
 from .waiter import LoopWaiter, ThreadWaiter
@@ -384,7 +386,7 @@ class AbstractSession(abc.ABC):
         if task is not None and task.session is not self:
             task = None
         if self._closed or (task is not None and task.cancelled):
-            self._check_open(task)
+            self._check_call(task)
         task_id = command.get("task_id") or (task or self._main).id
         item, size = self._encode(name, task_id, command.get("spec"))
         if threading.get_ident() == self._thread:
@@ -441,6 +443,7 @@ class AbstractSession(abc.ABC):
             raise TypeError(f"register_callback has no option {', '.join(sorted(unknown))}")
         self._check_callable(callback, sync=True)
         serial, mutex = options.get("serial_mode", False), options.get("mutex_mode", False)
+        self._check_call(None)
         entry = Callback(f"callback-{next(self._ids)}", callback, serial, mutex)
         with self._lock:
             self._check_open(None)
@@ -481,8 +484,7 @@ class AbstractSession(abc.ABC):
             SessionClosedException: the session is closed.
         """
         self._check_callable(func)
-        with self._lock:
-            self._check_open(None)
+        self._check_call(None)
         return TaskHandle(self._spawn(f"task-{next(self._ids)}", func, args, contextvars.copy_context()))
 
     def on_attach(self, hook: F) -> F:
@@ -558,10 +560,17 @@ class AbstractSession(abc.ABC):
         return task
 
     async def _next_event_on_loop(self, task: Task) -> ClientEvent:
+        if task.mailbox.ended and task.mailbox.over:
+            await self._refuse_on_loop(task)
         return self._taken(task, await self._mailroom.next_on_loop(task.mailbox))
 
     def _next_event_in_thread(self, task: Task, timeout: float | None = None) -> ClientEvent:
-        return self._taken(task, self._mailroom.next_in_thread(task.mailbox, timeout))
+        if task.mailbox.ended and task.mailbox.over:
+            time.sleep(self._refuse(task))
+        return self._taken(task, self._mail_in_thread(task.mailbox, timeout))
+
+    def _mail_in_thread(self, mailbox: Mailbox, timeout: float | None) -> ClientEvent | None:
+        return self._mailroom.next_in_thread(mailbox, timeout)
 
     def _taken(self, task: Task, event: ClientEvent | None) -> ClientEvent:
         if event is None and task.cancelled:
@@ -576,6 +585,8 @@ class AbstractSession(abc.ABC):
         if self._commands.has_room and not self._closed:
             return
         task = current_task.get()
+        if self._closed:
+            await self._refuse_on_loop(task)
         self._check_open(task)
         while (waiter := self._commands.wait_room(LoopWaiter)) is not None:
             try:
@@ -586,6 +597,8 @@ class AbstractSession(abc.ABC):
 
     def _drain_in_thread(self) -> None:
         task = current_task.get()
+        if self._closed or (task is not None and task.cancelled):
+            time.sleep(self._refuse(task))
         self._check_open(task)
         while (waiter := self._commands.wait_room(ThreadWaiter)) is not None:
             self._check_open(task)
@@ -593,10 +606,54 @@ class AbstractSession(abc.ABC):
             self._check_open(task)
 
     def _check_open(self, task: Task | None) -> None:
-        if task is not None and task.cancelled and task.session is self and not self._in_loop_thread:
+        if task is not None and task.cancelled and task.session is self and (self._closed or not self._in_loop_thread):
             raise asyncio.CancelledError
         if self._closed:
             raise SessionClosedException("the session is closed")
+
+    # --- what is over -------------------------------------------------------------------------------------------------
+    #
+    # A loop of an app that catches each exception and asks again must stop nobody else. So a wait suspends before it
+    # raises, as asyncio.StreamWriter.drain does on a closing transport, and a task that goes on is stopped.
+
+    async def _refuse_on_loop(self, task: Task | None) -> None:
+        await asyncio.sleep(self._refuse(task))
+
+    def _check_call(self, task: Task | None) -> None:
+        """Check like `_check_open`, for a call that is no wait: on the loop it cannot suspend."""
+        task = task or current_task.get()
+        on_loop = self._in_loop_thread
+        if self._closed or (task is not None and task.cancelled and not on_loop):
+            # A thread may have reasons to do its work to the end, heard or not.
+            pause = self._refuse(task, cancel=on_loop)
+            if not on_loop:
+                time.sleep(pause)
+        self._check_open(task)
+
+    def _refuse(self, task: Task | None, *, cancel: bool = True) -> float:
+        """Note that a task asks for what it could know to be over; return for how many seconds it shall be held.
+
+        One that goes on is reported and cancelled, and given up when it goes on nevertheless.
+        """
+        if task is None or task.session is not self:
+            return 0
+        refusals = task.refusals = task.refusals or Refusals()
+        if refusals.note(self._loop.time(), self.options.close_grace):
+            if refusals.rounds == 1:
+                asker = asyncio.current_task() if self._in_loop_thread else threading.current_thread()
+                where = (
+                    "" if task.done or asker is task.handle else f"; it is here:\n{self._stack(task)}And it asks here:"
+                )
+                logger.warning(
+                    "session %s: task %s goes on asking for what is over: let SessionClosedException end it%s",
+                    *(self.id, task.id, where),
+                    stack_info=True,
+                )
+            if cancel and not task.cancelled:
+                self._cancel(task)
+            elif cancel:
+                self._on_loop(self._give_up, task)
+        return refusals.pause
 
     def _on_mail_room(self) -> None:
         self._soon(self._notify, self._on_event_room)
@@ -679,7 +736,7 @@ class AbstractSession(abc.ABC):
 
     def _failed(self, task: Task, error: BaseException) -> None:
         """Judge what left a task; called in the task, while the exception is being handled."""
-        if self._means_the_end(error):
+        if self._means_the_end(error) or (task.cancelled and isinstance(error, asyncio.CancelledError)):
             task.met_close = True
         elif not isinstance(error, asyncio.CancelledError) or (task is self._main and not self._closed):
             task.failed = True
@@ -704,6 +761,14 @@ class AbstractSession(abc.ABC):
             self.dropped += self._mailroom.close(task.mailbox)
             self._commands.wake()
 
+    def _give_up(self, task: Task) -> None:
+        """Wait no more for a task that neither its end nor a cancellation has ended; on the loop's thread."""
+        if not task.done:
+            logger.info("session %s: task %s does not heed that it was cancelled: it is given up", self.id, task.id)
+            self.abandoned += 1
+            task.met_close = True
+            self._task_ended(task)
+
     def _means_the_end(self, error: BaseException) -> bool:
         if isinstance(error, BaseExceptionGroup):
             _, rest = error.split((SessionClosedException, asyncio.CancelledError))
@@ -711,6 +776,8 @@ class AbstractSession(abc.ABC):
         return isinstance(error, SessionClosedException) and (self._closed or self._events_ended)
 
     def _task_ended(self, task: Task) -> None:
+        if task.done:  # it was given up
+            return
         task.done = True
         with self._lock:
             del self._tasks[task.id]

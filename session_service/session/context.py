@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .base import AbstractSession
     from .callbacks import Callback
     from .mailbox import Mailbox
+    from .refusals import Refusals
 
 __all__ = ["Task", "TaskHandle", "current_task", "get_current_session", "get_current_task_id"]
 
@@ -28,8 +29,9 @@ class Task:
         cancelled: its `TaskHandle.cancel` was called.
         failed: an exception left it.
         error_id: names its failure in the log; None while there is none.
-        met_close: it was left by a SessionClosedException after its events had ended.
+        met_close: its end was that its events had ended.
         name: the function that it runs, for people.
+        refusals: what it was refused and asked for again; None while there is nothing.
     """
 
     __slots__ = (
@@ -43,6 +45,7 @@ class Task:
         "mailbox",
         "met_close",
         "name",
+        "refusals",
         "session",
     )
 
@@ -58,6 +61,7 @@ class Task:
         self.error_id: str | None = None
         self.met_close = False
         self.name = ""
+        self.refusals: Refusals | None = None
 
     def ended(self, _: object) -> None:
         """Tell the session; called on the loop when nothing of it runs any more."""

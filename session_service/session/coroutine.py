@@ -36,7 +36,7 @@ class CoroutineSession(AbstractSession):
 
     async def _next_event_within(self, task: Task, timeout: float) -> ClientEvent:
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(None if task.mailbox.over else timeout):  # of 0 it would hide the end
                 return await self._next_event_on_loop(task)
         except TimeoutError:
             raise TimeoutError(f"no event within {timeout} s") from None

@@ -63,6 +63,11 @@ class Mailbox:
         """True when a newcomer need not wait: there is an event for it, or there never will be one."""
         return self.closed or len(self.events) > len(self.waiters) or (self.ended and not self.events)
 
+    @property
+    def over(self) -> bool:
+        """True when nothing is here and nothing will come: who asks could know."""
+        return self.closed or (self.ended and not self.events)
+
     def wake(self) -> None:
         if self.ended and not self.events:
             for waiter in self.waiters:

@@ -10,9 +10,8 @@ from typing import Any
 
 from ..session import AbstractSession, CoroutineSession, ThreadSession
 from ..session.app import is_coroutine_function
-from ..session.context import Task
 from ..session.deferred import Deferred
-from ..session.mailbox import ClientEvent
+from ..session.mailbox import ClientEvent, Mailbox
 
 __all__ = ["WatchedCoroutineSession", "WatchedSession", "WatchedThreadSession"]
 
@@ -55,16 +54,16 @@ class WatchedSession(AbstractSession):
         self.errors.append(error)
         super().on_task_exception()
 
-    def _next_event_in_thread(self, task: Task, timeout: float | None = None) -> ClientEvent:
+    def _mail_in_thread(self, mailbox: Mailbox, timeout: float | None) -> ClientEvent | None:
         async def wait() -> ClientEvent | None:
             self._threads_waiting += 1
             try:
                 async with asyncio.timeout(timeout):
-                    return await self._mailroom.next_on_loop(task.mailbox)
+                    return await self._mailroom.next_on_loop(mailbox)
             finally:
                 self._threads_waiting -= 1
 
-        return self._taken(task, asyncio.run_coroutine_threadsafe(wait(), self._loop).result())
+        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
 
     async def _watch(self, deferred: Coroutine[Any, Any, None]) -> None:
         try:
