@@ -148,11 +148,12 @@ class GrpcConversation:
             await self.call.write(pb.AttachRequest(ack=self.received).SerializeToString())
 
     async def wait_end(self) -> None:
-        """Wait for ``closed``, acknowledge it, and wait for the end of the call."""
+        """Wait for ``closed``, acknowledge it, half-close, and wait for the end of the call."""
         if self.opened.session_id:
             while not self.closed:
                 self.closed = (await self.read()).closed.sequence
             await self.call.write(pb.AttachRequest(ack=self.closed).SerializeToString())
+            await self.call.done_writing()
         while isinstance(await self.call.read(), bytes):
             pass
 

@@ -1,9 +1,9 @@
 """One stream: a reader and a writer.
 
-The writer is the RPC's own coroutine: it alone writes, aborts and returns. The reader is a task, cancelled only when
-the RPC is over; it never waits for the writer (D6). Nothing else touches the stream; whatever happens elsewhere wakes
-the writer, which looks at the state and writes what is due. A read is never cancelled or timed out before that:
-grpc.aio would lose the next message.
+The writer is the RPC's own coroutine: it alone writes, aborts and returns. The reader is a task, which ends by itself
+when the client has half-closed or the RPC is over; it never waits for the writer (D6). Nothing else touches the stream;
+whatever happens elsewhere wakes the writer, which looks at the state and writes what is due. A read is never cancelled
+or timed out: grpc.aio would lose the next message.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from ..quota import Rate
 from ..session import Principal, SessionInfo, get_session_info_from_headers
 from ..v1 import session_pb2 as pb
 from ..window import Window
-from .statuses import as_fault
+from .statuses import as_error
 
-__all__ = ["AckTimer", "Attachment"]
+__all__ = ["AckTimer", "Attachment", "Context", "read_on"]
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,6 @@ class Attachment:
         "_over",
         "_rate",
         "_read_all",
-        "_readers",
         "_received_at",
         "_room",
         "_sent_at",
@@ -118,7 +117,6 @@ class Attachment:
         acks: AckTimer,
         principal: Principal,
         metadata: Mapping[str, str],
-        readers: set[asyncio.Task[None]],
     ) -> None:
         """Begin.
 
@@ -128,7 +126,6 @@ class Attachment:
             acks: the timer that streams share.
             principal: who calls.
             metadata: the headers to read the session's information from where the request holds none.
-            readers: holds the task that reads, which outlives `run` by a little.
         """
         self._context = context
         self._manager = manager
@@ -137,7 +134,6 @@ class Attachment:
         self.principal = principal
         self._rate = manager.event_rate(principal)
         self._metadata = metadata
-        self._readers = readers
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._managed: ManagedSession | None = None
@@ -157,8 +153,7 @@ class Attachment:
         self.client_id = ""
 
     async def run(self) -> ProtocolError | None:
-        """Serve the stream until it ends; return why it did, None if its session has ended."""
-        reader = self._loop.create_task(self._read())
+        """Write until everything is said, while `read` runs; return the error that is left to say, if there is one."""
         self._timer = self._loop.call_later(self._config.first_request_timeout, self._on_first_request_timeout)
         try:
             while not self._over:
@@ -180,12 +175,11 @@ class Attachment:
                     await self._sleep
         except grpc.aio.BaseError:
             logger.debug("a stream broke while it was written to", exc_info=True)
+        except Exception as error:
+            self.fail(as_error(error))
         finally:
             self._timer.cancel()
             self._end()
-            # It ends by itself, with the call. A read that is cancelled leaks some 100 bytes in grpc's core.
-            self._readers.add(reader)
-            reader.add_done_callback(self._readers.discard)
         return self._error
 
     # --- what the session and the manager say -------------------------------------------------------------------------
@@ -290,32 +284,37 @@ class Attachment:
 
     # --- the reader ---------------------------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
+    async def read(self) -> None:
+        """Take requests, and from the end of `run` on drop them, until the client half-closes or the call is over."""
         try:
             while isinstance(data := await self._context.read(), bytes):  # else it is grpc.aio.EOF
                 if self._over:
-                    return
+                    break
                 self._received_at = self._loop.time()
                 if self._rate is not None and not await self._wait_rate(self._rate, len(data)):
-                    return
+                    break
                 self._on_request(pb.AttachRequest.FromString(data))
                 del data  # an idle stream holds nothing
                 # HTTP/2 holds a plain client back (P4). A resumable one knows its window, and the reader never waits.
                 while (managed := self._managed) and not managed.resumable and not managed.inbox.has_room:
                     await self._wait_room()
+                del managed  # what has ended is free to go
                 if self._over:
-                    return
-            if not self._over:
-                self._on_half_close()
+                    break
+            else:
+                if not self._over:
+                    self._on_half_close()
+                return
         except grpc.aio.BaseError:  # the call is over
             if not self._over:
                 raise
-        except ProtocolError as error:
-            self.fail(error)
+            return
         except DecodeError:
             self.fail(PayloadInvalid("the request cannot be decoded as an AttachRequest"))
         except Exception as error:
-            self.fail(as_fault(error))
+            self.fail(as_error(error))
+        data = b""  # what ended the stream may be megabytes, and the client need not read on to its end
+        await read_on(self._context, self._rate)
 
     async def _wait_room(self) -> None:
         self._room = self._loop.create_future()
@@ -516,6 +515,16 @@ class Attachment:
             heartbeat_interval=_duration(self._config.heartbeat_interval),
             resume_window=_duration(managed.resume_window) if managed.resumable else None,
         )
+
+
+async def read_on(context: Context, rate: Rate | None = None) -> None:
+    """Drop what comes until the client half-closes, the call is over, or more comes than ``rate`` allows."""
+    try:
+        while isinstance(data := await context.read(), bytes):
+            if rate is not None and rate.take(len(data)) > 0:
+                return
+    except grpc.aio.BaseError:
+        pass  # the call is over
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:

@@ -98,6 +98,7 @@ class Server:
         self._watchdog: Watchdog | None = None
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
+        self._service: SessionService | None = None
         self._admin_server: grpc.aio.Server | None = None
         self._draining: asyncio.Task[Drained] | None = None
 
@@ -111,7 +112,8 @@ class Server:
         _quieten_grpc()
         server = grpc.aio.server(options=_options(config))
         enter = self._traces.enter if self._traces is not None else None
-        server.add_generic_rpc_handlers((SessionService(self.manager, self._authenticate, enter).handler(),))
+        service = SessionService(self.manager, self._authenticate, enter)
+        server.add_generic_rpc_handlers((service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE_NAME, health.SERVICE_NAME)
         server.add_generic_rpc_handlers(reflection_handlers(names, self._authenticate, self.manager.refused))
@@ -125,7 +127,7 @@ class Server:
             self._admin_server = admin_server
             logger.info("the admin service listens on %s", self.admin_address)
         await server.start()
-        self._server = server
+        self._server, self._service = server, service
         self._watchdog = Watchdog(config.block_warning)
         if self._metrics is not None:
             self._metrics.watchdog = self._watchdog
@@ -162,9 +164,10 @@ class Server:
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None
-        if self._server is not None:
+        if self._server is not None and self._service is not None:
+            asyncio.get_running_loop().call_later(STOP_GRACE / 2, self._service.hurry)  # to end, not to be cancelled
             await self._server.stop(STOP_GRACE)
-            self._server = None
+            self._server = self._service = None
         if self._admin_server is not None and self._admin is not None:  # last, to tell of the end
             self._admin.end_watches()
             await self._admin_server.stop(STOP_GRACE)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from ..errors import PayloadInvalid
+from ..errors import PayloadInvalid, ProtocolError
 from ..manager import SessionManager
 from ..session import SessionInfo, get_session_info_from_headers
 from ..v1 import info_pb2, session_pb2
-from .attachment import AckTimer, Attachment, Context
+from .attachment import AckTimer, Attachment, Context, read_on
 from .auth import Authenticator, ends_with_credentials, metadata_of, peer_of
-from .statuses import statuses, to_status
+from .farewell import Farewell
+from .statuses import as_error, statuses
 
 __all__ = ["SERVICE_NAME", "SessionService"]
 
@@ -35,6 +37,7 @@ class SessionService:
         self._authenticate = authenticate
         self._enter = enter
         self._acks = AckTimer()
+        self._farewell = Farewell(manager)
         self._readers: set[asyncio.Task[None]] = set()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -55,20 +58,35 @@ class SessionService:
         """Serve one stream."""
         # F0: it commits the call, so that no client library's retry policy replays its first messages.
         await context.send_initial_metadata(())
-        async with statuses(context, self._manager.refused):
+        error: ProtocolError | None
+        try:
             attachment = self._begin(context)
+        except Exception as refusal:
+            error = as_error(refusal).with_traceback(None)
+            reader = self._keep(read_on(context))
+        else:
+            reader = self._keep(attachment.read())
             with ends_with_credentials(attachment.principal, attachment.fail):
                 error = await attachment.run()
-            if error is not None:
-                self._manager.refused(error)
-                await context.abort_with_status(to_status(error))
+        await self._farewell.say(context, reader, error)
+
+    def hurry(self) -> None:
+        """End the calls that only wait for their client's half-close (E2)."""
+        self._farewell.hurry()
+
+    def _keep(self, reading: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Read in a task. It ends by itself, with the call: a read that is cancelled leaks 100 bytes in grpc's core."""
+        reader = asyncio.create_task(reading)
+        self._readers.add(reader)
+        reader.add_done_callback(self._readers.discard)
+        return reader
 
     def _begin(self, context: Context) -> Attachment:
         metadata = metadata_of(context)
         principal = self._authenticate(metadata, peer_of(context))
         if self._enter is not None:
             self._enter(metadata)
-        return Attachment(context, self._manager, self._acks, principal, _headers(metadata), self._readers)
+        return Attachment(context, self._manager, self._acks, principal, _headers(metadata))
 
     async def parse_session_info(self, data: bytes, context: Context) -> bytes:
         """Tell what headers say about a client: those of the request, else those of the call."""

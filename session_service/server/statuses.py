@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 
 from .. import errors
 
-__all__ = ["DOMAIN", "Retry", "as_fault", "statuses", "to_status"]
+__all__ = ["DOMAIN", "Retry", "as_error", "statuses", "to_rich_status", "to_status"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,12 @@ TABLE: dict[type[errors.ProtocolError], Row] = {
 
 
 def to_status(error: errors.ProtocolError) -> grpc.Status:
-    """Return the status, with its ErrorInfo, that ends a stream because of ``error``."""
+    """Return the status, with its ErrorInfo, that ends a call because of ``error``."""
+    return rpc_status.to_status(to_rich_status(error))
+
+
+def to_rich_status(error: errors.ProtocolError) -> status_pb2.Status:
+    """Return the same as the message that a call carries it in."""
     code, reason, retry = TABLE[type(error)]
     if isinstance(error, errors.TakenOver) and error.by_same_client:
         retry = Retry.RESUME
@@ -85,11 +90,13 @@ def to_status(error: errors.ProtocolError) -> grpc.Status:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
-    return rpc_status.to_status(status)
+    return status
 
 
-def as_fault(error: Exception) -> errors.InternalFault:
-    """Log a bug of ours, whole, and return what a client is told of it: an id to ask for."""
+def as_error(error: Exception) -> errors.ProtocolError:
+    """Return what a client is told of ``error``. Of a bug of ours, which is logged whole, that is an id to ask for."""
+    if isinstance(error, errors.ProtocolError):
+        return error
     fault = errors.InternalFault(secrets.token_hex(8))
     logger.error("%s", fault, exc_info=error, extra=fault.details)
     return fault
@@ -118,6 +125,6 @@ class statuses:
         """Judge what has left the block; raise `grpc.aio.AbortError` where it has ended the call."""
         if not isinstance(error, Exception) or isinstance(error, grpc.aio.BaseError):
             return  # all is well, or the call is cancelled, or over
-        told = error if isinstance(error, errors.ProtocolError) else as_fault(error)
+        told = as_error(error)
         self._refused(told)
         await self._context.abort_with_status(to_status(told))

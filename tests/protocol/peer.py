@@ -20,6 +20,10 @@ The shape, as tests use it::
         peer = service.attach()                            # a new call on which nothing was sent
         peer = service.attach(raw=True)                    # one whose requests are bytes: peer.send_bytes(...)
 
+Like every client it half-closes when everything is said (E2): at `closed` of a plain session, behind the ack of the
+`closed` of a resumable one, and at `failed`. It keeps `failed` for `status`, which checks that both say the same, and
+returns it from no `receive`.
+
 Every wait is bounded by `PATIENCE` and fails the test; nothing is ever tried again. A `send` on a stream that has ended
 returns False: what happened to it is what `status` says, unless the send itself found out: then grpc.aio makes it
 INTERNAL, "Internal error from Core", and the server's status is lost. Whatever is open when the test ends is closed by
@@ -31,12 +35,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from session_service.manager import App
@@ -85,16 +89,25 @@ class Peer:
         call: the call itself, for whatever is missing here.
         opened: what the server answered to `Service.open`.
         resumed: what it answered to `Service.resume`.
+        failed: the error that it wrote before the status; None where none has come.
+        lingers: do not half-close when everything is said.
     """
 
     def __init__(self, call: grpc.aio.StreamStreamCall[Any, pb.AttachResponse]) -> None:
         self.call = call
         self.opened = pb.Opened()
         self.resumed = pb.Resumed()
+        self.failed: status_pb2.Status | None = None
+        self.lingers = False
+        self._is_plain = False
+        self._closed: pb.Closed | None = None
 
     async def send(self, **fields: Any) -> bool:
         """Send one AttachRequest of these fields; return False where the stream has ended."""
-        return await self._write(pb.AttachRequest(**fields))
+        written = await self._write(pb.AttachRequest(**fields))
+        if self._closed is not None and fields.get("ack") == self._closed.sequence:
+            await self._all_is_said()
+        return written
 
     async def send_bytes(self, data: bytes) -> bool:
         """Send these bytes as one request, on a call that was made `raw`."""
@@ -140,6 +153,7 @@ class Peer:
         async with asyncio.timeout(PATIENCE):
             code, message = await self.call.code(), await self.call.details() or ""
             rich = await rpc_status.aio.from_call(self.call)
+        assert rich == self.failed, "an error of the server's own is written as `failed` too, and no other"
         info, delay = error_details_pb2.ErrorInfo(), None
         for detail in rich.details if rich is not None else ():
             if not detail.Unpack(info):
@@ -151,7 +165,8 @@ class Peer:
 
     async def half_close(self) -> None:
         """Say that no more requests will come."""
-        await self.call.done_writing()
+        with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):  # the stream has ended
+            await self.call.done_writing()
 
     def cancel(self) -> None:
         """Break the stream."""
@@ -165,9 +180,13 @@ class Peer:
             return False
         return True
 
-    async def _read(self) -> pb.AttachResponse | None:
+    async def _all_is_said(self) -> None:
+        if not self.lingers:
+            await self.half_close()
+
+    async def _read(self, patience: float | None = PATIENCE) -> pb.AttachResponse | None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(patience):
                 response = await self.call.read()
         except grpc.aio.AioRpcError:
             return None
@@ -179,7 +198,20 @@ class Peer:
             return None
         if response is None:
             raise AssertionError("the response cannot be decoded, says grpc.aio's read()")
-        return response if isinstance(response, pb.AttachResponse) else None  # else it is grpc.aio.EOF
+        if not isinstance(response, pb.AttachResponse):
+            return None  # it is grpc.aio.EOF
+        assert self.failed is None, f"after `failed` came {response}"
+        if response.HasField("opened"):
+            self._is_plain = not response.opened.resume_token
+        elif response.HasField("closed"):
+            self._closed = response.closed
+            if self._is_plain:
+                await self._all_is_said()
+        elif response.HasField("failed"):
+            self.failed = status_pb2.Status.FromString(response.failed.status)
+            await self._all_is_said()
+            return await self._read(patience)
+        return response
 
 
 class Service:

@@ -412,10 +412,10 @@ async def first_answer(peer: Peer, number: int) -> str:
         request = pb.AttachRequest(resume=pb.Resume(session_id=f"unknown-{number}", resume_token="t"))
     try:
         await peer.call.write(request)
-        response = await peer.call.read()
+        response = await peer._read(None)
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         response = None
-    if isinstance(response, pb.AttachResponse):
+    if response is not None:
         return response.WhichOneof("control") or "nothing"
     status = await peer.status()
     return status.reason or status.code.name

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from session_service.cli.logs import JsonFormatter
-from session_service.server.statuses import as_fault
+from session_service.server.statuses import as_error
 from session_service.server.tokens import add_token
 from session_service.v1 import session_pb2 as pb
 
@@ -130,7 +130,7 @@ async def test_a_failure_has_the_error_id_that_the_client_is_told(program: Progr
 
 
 def test_a_fault_of_the_server_has_the_error_id_that_the_client_is_told(caplog: Any) -> None:
-    fault = as_fault(RuntimeError("a bug"))
+    fault = as_error(RuntimeError("a bug"))
     found = json.loads(JsonFormatter().format(caplog.records[0]))
     assert found["error_id"] == fault.details["error_id"]
     assert found["exception"].endswith("RuntimeError: a bug")

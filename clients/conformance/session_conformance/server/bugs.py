@@ -15,8 +15,9 @@ from session_service import CloseReason
 from session_service.delivery import Inbox, Outbox
 from session_service.errors import ProtocolError, SequenceGap, SessionLimit, SessionUnknown, TakenOver
 from session_service.manager import ManagedSession, SessionManager
-from session_service.server import attachment, service, statuses
+from session_service.server import attachment, farewell, service, statuses
 from session_service.server.attachment import Attachment
+from session_service.server.farewell import Farewell
 from session_service.v1 import session_pb2 as pb
 
 from . import serve
@@ -385,6 +386,51 @@ def sends_no_heartbeats() -> None:
         timer(stream)
 
     _replace(Attachment, "_on_heartbeat_timer", silent)
+
+
+@bug
+def says_errors_by_status_only() -> None:
+    """An error is not written as `failed`."""
+
+    async def say(goodbye: Farewell, context: Any, reader: Any, error: ProtocolError | None) -> None:
+        await goodbye._wait(reader)
+        if error is not None:
+            await context.abort_with_status(statuses.to_status(error))
+
+    _replace(Farewell, "say", say)
+
+
+@bug
+def contradicts_itself() -> None:
+    """What is written as `failed` is another error than the status."""
+
+    def other(error: ProtocolError) -> Any:
+        return statuses.to_rich_status(error if isinstance(error, TakenOver) else SequenceGap(1, 2))
+
+    _replace(farewell, "to_rich_status", other)
+
+
+@bug
+def ends_at_once() -> None:
+    """The call ends when everything is said, whether the client has half-closed or not."""
+    _replace(farewell, "LINGER", 0)
+
+
+@bug
+def waits_for_ever() -> None:
+    """The call stands until the client half-closes, however long that takes."""
+    _replace(farewell, "LINGER", 3600)
+
+
+@bug
+def keeps_the_session_for_the_half_close() -> None:
+    """A plain session that has ended counts until its client half-closes."""
+    forget = SessionManager.forget
+
+    def late(manager: SessionManager, managed: ManagedSession) -> None:
+        asyncio.get_running_loop().call_later(0 if managed.resumable else farewell.LINGER, forget, manager, managed)
+
+    _replace(SessionManager, "forget", late)
 
 
 def _replace(owner: Any, name: str, by: object) -> None:

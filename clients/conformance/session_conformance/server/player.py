@@ -250,7 +250,8 @@ class Player:
     async def _on_expect(self, expected: Mapping[str, Any], modifiers: Mapping[str, Any]) -> None:
         stream, seconds = self._on(modifiers), modifiers.get("within")
         unknown = expected.keys() - {
-            "opened", "resumed", "commands", "first_sequence", "draining", "closed", "ack", "ack_again", "acknowledging"
+            "opened", "resumed", "commands", "first_sequence", "draining", "closed", "failed", "ack", "ack_again",
+            "acknowledging",
         }  # fmt: skip
         if unknown:
             raise CaseError(f"what is {', '.join(unknown)}?")
@@ -265,6 +266,10 @@ class Player:
         for kind in ("draining", "closed"):
             if kind in expected:
                 await self._take(stream, kind, expected[kind] or {}, seconds)
+        if "failed" in expected:
+            failed = await stream.wait("failed", lambda: stream.failed, seconds)
+            if lines := _status_differences(failed, expected["failed"]):
+                raise Failure("; ".join(lines))
         if "ack" in expected:
             ack = int(expected["ack"])
             await stream.wait(f"ack of {ack}", lambda: stream.ack >= ack, seconds)
@@ -288,8 +293,13 @@ class Player:
     async def _on_expect_status(self, expected: Mapping[str, Any], modifiers: Mapping[str, Any]) -> None:
         await self._expect_status(self._on(modifiers), expected, modifiers.get("within"))
 
-    async def _expect_status(self, stream: Stream, expected: Mapping[str, Any], seconds: float | None) -> None:
-        status = await stream.wait_ended(seconds)
+    async def _on_expect_end(self, expected: Mapping[str, Any], modifiers: Mapping[str, Any]) -> None:
+        await self._expect_status(self._on(modifiers), expected, None, half_close=False)
+
+    async def _expect_status(
+        self, stream: Stream, expected: Mapping[str, Any], seconds: float | None, *, half_close: bool = True
+    ) -> None:
+        status = await stream.wait_ended(seconds, half_close=half_close)
         if stream.items:
             raise Failure(f"{stream.items[0].kind} came before the end, {status}: {_text(stream.items[0].message)}")
         if lines := list(_status_differences(status, expected)):

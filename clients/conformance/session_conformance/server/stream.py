@@ -9,6 +9,7 @@ next wait.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ ATTACH = "/session_service.v1.SessionService/Attach"
 
 # Far more than "about 256 KiB" (F7).
 LARGEST_BATCH = 512 * 1024
+
+_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 T = TypeVar("T")
 
@@ -84,6 +87,7 @@ class Stream:
         ack: how far the server has acknowledged on this stream, `Resumed.received` included.
         acks: every ack that came, in order.
         heartbeats: how many empty responses came.
+        failed: the error that came as a message, before the status; None while there is none.
         last: the sequence of the last command, or what this stream began after.
         status: how it ended; None while it has not.
     """
@@ -96,6 +100,7 @@ class Stream:
         self.acks: list[int] = []
         self.heartbeats = 0
         self.last = 0
+        self.failed: Status | None = None
         self.status: Status | None = None
         self._call = call
         self._patience = patience
@@ -103,7 +108,7 @@ class Stream:
         self._most_bytes = 0
         self._sent = 0  # the last event written on this stream
         self._acks_before = 0  # how many acks had come when the last request was written
-        self._attached = self._closed = False
+        self._attached = self._closed = self._half_closed = False
         self._violation: Violation | None = None
         self._changed = asyncio.Event()
         self._writes: asyncio.Task[None] | None = None
@@ -158,11 +163,15 @@ class Stream:
 
     async def half_close(self) -> None:
         """Say that no more requests will come."""
+        if self._half_closed:
+            return
+        self._half_closed = True
         self._log(f"{self.name} >", "half-close")
         if self._writes is not None:
             await self._writes
         if self.status is None:
-            await self._call.done_writing()
+            with contextlib.suppress(asyncio.InvalidStateError):  # it has ended meanwhile
+                await self._call.done_writing()
 
     def cancel(self) -> None:
         """Cancel the call."""
@@ -201,13 +210,15 @@ class Stream:
         await self.wait(what, lambda: len(self.items), seconds)
         return self.items.popleft()
 
-    async def wait_ended(self, seconds: float | None = None) -> Status:
-        """Wait until the stream ends."""
+    async def wait_ended(self, seconds: float | None = None, *, half_close: bool = True) -> Status:
+        """Wait until the stream ends; half-close, as clients do, where everything is said (E2)."""
         self.read()
         try:
             async with asyncio.timeout(seconds or self._patience):
                 while self.status is None:
                     self.check()
+                    if half_close and (self.failed is not None or (self._closed and not self._resumable)):
+                        await self.half_close()
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
@@ -270,6 +281,8 @@ class Stream:
         try:
             self.status = await _status_of(self._call)
             self._log(f"{self.name} <", str(self.status))
+            if self.status.domain == "session_service" and self.status != self.failed:
+                raise Violation(f"Errors: the status is {self.status}, and {self.failed or 'nothing'} came as failed")
         except Violation as violation:
             self._violation = violation
         self._changed.set()
@@ -280,7 +293,9 @@ class Stream:
         except DecodeError:
             raise Violation("F6: a response does not decode") from None
         self._log(f"{self.name} <", response)
-        if self._closed:
+        if self.failed is not None:
+            raise Violation("E2: a response came after failed")
+        if self._closed and response.WhichOneof("control") != "failed":
             raise Violation("E2: a response came after closed")
         if self._most_bytes and len(data) > self._most_bytes:
             raise Violation(f"F7: a response has {len(data)} bytes")
@@ -289,7 +304,7 @@ class Stream:
         control = response.WhichOneof("control")
         if control in ("opened", "resumed"):
             self._on_attached(response, control)
-        elif not self._attached and (control or response.commands or response.ack):
+        elif not self._attached and (control not in (None, "failed") or response.commands or response.ack):
             raise Violation("F6: something came before opened or resumed")
         if not self._resumable and (response.ack or response.first_sequence):
             raise Violation("P1: the plain session has sequences or acks")
@@ -301,6 +316,8 @@ class Stream:
             self.items.append(Item(control, response.draining))
         elif control == "closed":
             self._on_closed(response.closed)
+        elif control == "failed":
+            self._on_failed(response.failed)
         elif not control and not response.commands and not response.ack:
             self.heartbeats += 1
 
@@ -335,6 +352,14 @@ class Stream:
         self._closed = True
         self.items.append(Item("closed", closed, closed.sequence))
 
+    def _on_failed(self, failed: pb.Failed) -> None:
+        status = status_pb2.Status()
+        try:
+            status.MergeFromString(failed.status)
+        except DecodeError:
+            raise Violation("Errors: the status of failed does not decode") from None
+        self.failed = _as_status(_CODES.get(status.code, str(status.code)), status.message, status)
+
 
 async def _status_of(call: Call) -> Status:
     """Return the status of a call that has ended."""
@@ -346,6 +371,10 @@ async def _status_of(call: Call) -> Status:
                 status.MergeFromString(value)
             except DecodeError:
                 raise Violation("Errors: the status details do not decode") from None
+    return _as_status(code.name, message, status)
+
+
+def _as_status(code: str, message: str, status: status_pb2.Status) -> Status:
     found: dict[str, Any] = {}
     for detail in status.details:
         info, retry_info = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
@@ -354,4 +383,4 @@ async def _status_of(call: Call) -> Status:
             found.update(domain=info.domain, reason=info.reason, retry=metadata.pop("retry", ""), metadata=metadata)
         elif detail.Unpack(retry_info):
             found["retry_delay"] = retry_info.retry_delay.ToTimedelta().total_seconds()
-    return Status(code.name, message, **found)
+    return Status(code, message, **found)
