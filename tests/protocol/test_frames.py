@@ -435,7 +435,7 @@ async def test_F4_a_tuple_an_enum_and_a_uuid_go_out_as_array_value_and_text(serv
         (VALUE, -(2**53) - 1, "spec"),
         (JSON, 2**64, "spec"),
         (JSON, -(2**63) - 1, "spec"),
-        (JSON, object(), "spec"),
+        pytest.param(JSON, object(), "spec", id="object"),
         (JSON, "\ud800", "spec"),
     ],
     ids=repr,

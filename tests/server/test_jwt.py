@@ -123,8 +123,8 @@ def test_the_principal_is_the_subject_with_the_claims_and_ends_with_the_token(ke
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"exp": int(time.time()) - LEEWAY - 5}, "the token has expired"),
-        ({"nbf": int(time.time()) + 600}, "the token is not valid yet"),
+        pytest.param({"exp": int(time.time()) - LEEWAY - 5}, "the token has expired", id="expired"),
+        pytest.param({"nbf": int(time.time()) + 600}, "the token is not valid yet", id="not yet"),
         ({"aud": "other"}, "the token is for another audience"),
         ({"aud": ["other"]}, "the token is for another audience"),
         ({"iss": "https://other.example"}, "the token is of another issuer"),
