@@ -69,16 +69,18 @@ TABLE: dict[type[errors.ProtocolError], Row] = {
 }
 
 
-def to_status(error: errors.ProtocolError) -> grpc.Status:
+def to_status(error: errors.ProtocolError, *, of_attach: bool = True) -> grpc.Status:
     """Return the status, with its ErrorInfo, that ends a call because of ``error``."""
-    return rpc_status.to_status(to_rich_status(error))
+    return rpc_status.to_status(to_rich_status(error, of_attach=of_attach))
 
 
-def to_rich_status(error: errors.ProtocolError) -> status_pb2.Status:
+def to_rich_status(error: errors.ProtocolError, *, of_attach: bool = True) -> status_pb2.Status:
     """Return the same as the message that a call carries it in."""
     code, reason, retry = TABLE[type(error)]
     if isinstance(error, errors.TakenOver) and error.by_same_client:
         retry = Retry.RESUME
+    if isinstance(error, errors.InternalFault) and not of_attach:
+        retry = Retry.NEVER  # there is nothing to resume
     metadata = {name: text[:LONGEST_TEXT] for name, text in error.details.items()}
     metadata["retry"] = retry.value
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)]
@@ -103,7 +105,7 @@ def as_error(error: Exception) -> errors.ProtocolError:
 
 
 class statuses:
-    """Ends a call with the status that belongs to what leaves the block, and tells ``refused``.
+    """Ends a call that is no Attach with the status that belongs to what leaves the block, and tells ``refused``.
 
     A class, for a generator would keep three objects more while a stream is idle.
     """
@@ -127,4 +129,4 @@ class statuses:
             return  # all is well, or the call is cancelled, or over
         told = as_error(error)
         self._refused(told)
-        await self._context.abort_with_status(to_status(told))
+        await self._context.abort_with_status(to_status(told, of_attach=False))

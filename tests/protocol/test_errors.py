@@ -463,6 +463,7 @@ async def test_a_bug_in_parse_session_info(
     info = error_details_pb2.ErrorInfo()
     assert rich is not None
     assert rich.details[0].Unpack(info)
+    assert info.metadata["retry"] == "NEVER"  # there is nothing to resume
     (record,) = [record for record in caplog.records if record.exc_info]
     assert info.metadata["error_id"] in record.getMessage()
     tracebacks.append(record)

@@ -136,8 +136,8 @@
 //     principal. With a google.rpc.RetryInfo.
 //   - RESOURCE_EXHAUSTED without an ErrorInfo: a message over the limit (F7). By gRPC itself.
 //   - UNAVAILABLE, DRAINING, REOPEN: the server is shutting down (E3).
-//   - INTERNAL, INTERNAL, RESUME: a defect of the server. With an error id, which finds it in the
-//     server's log.
+//   - INTERNAL, INTERNAL, RESUME, or NEVER in a call other than Attach: a defect of the server. With
+//     an error id, which finds it in the server's log.
 //
 // Without an ErrorInfo the client resumes, unless the status is INVALID_ARGUMENT, NOT_FOUND,
 // PERMISSION_DENIED, FAILED_PRECONDITION or UNIMPLEMENTED, or RESOURCE_EXHAUSTED before the first
