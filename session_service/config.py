@@ -23,6 +23,9 @@ GREATEST = 2**31 - 1
 # What a client may send before it knows its windows (protocol D5).
 LEAST_EVENT_WINDOW = Window(16, 64 * 1024)
 
+# What gRPC sends by itself, a token and a few headers of a browser take about half of it.
+LEAST_METADATA = 4096
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -57,6 +60,7 @@ class Config:
         command_window: what a server may send and have unacknowledged, which a client may ask to be less; also what a
             session buffers.
         max_message_bytes: the largest gRPC message either way; gRPC clients refuse more than 4 MiB by default.
+        max_metadata_bytes: the most metadata of a call, counted as HTTP/2 does: names, values, and 32 for each pair.
         heartbeat_interval: seconds of silence after which an empty message is due (protocol F3).
         keepalive: seconds of silence of a connection after which the server asks whether its peer is there.
         keepalive_timeout: seconds that the peer has to answer; then its streams are lost, and their sessions detach.
@@ -90,6 +94,7 @@ class Config:
     event_window: Window = field(default_factory=Window)
     command_window: Window = field(default_factory=Window)
     max_message_bytes: int = 4_000_000
+    max_metadata_bytes: int = 16 * 1024
     heartbeat_interval: float = 25.0
     keepalive: float = 20.0
     keepalive_timeout: float = 10.0
@@ -132,6 +137,8 @@ class Config:
             raise ValueError("command_window must be at least one command and one byte")
         if not least.size <= self.max_message_bytes <= GREATEST:
             raise ValueError(f"max_message_bytes is no number from {least.size} to {GREATEST}")
+        if not LEAST_METADATA <= self.max_metadata_bytes <= GREATEST:
+            raise ValueError(f"max_metadata_bytes is no number from {LEAST_METADATA} to {GREATEST}")
 
     def _check_security(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):

@@ -48,6 +48,8 @@ def test_others_reach_these(address: str) -> None:
         {"deferred_timeout": 0.0},
         {"block_warning": 0.0},
         {"max_message_bytes": 65535},
+        {"max_metadata_bytes": 4095},
+        {"max_metadata_bytes": 2**31},
         {"max_message_bytes": 2**31},
         {"event_window": Window(15, 1 << 20)},
         {"event_window": Window(1024, 65535)},

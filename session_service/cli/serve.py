@@ -107,6 +107,12 @@ def _as_text(window: Window) -> str:
     help="The most threads of the process that apps may add to; 0: no limit.",
 )
 @option("--max-message-bytes", type=int, default=DEFAULTS.max_message_bytes, help="The largest message, either way.")
+@option(
+    "--max-metadata-bytes",
+    type=int,
+    default=DEFAULTS.max_metadata_bytes,
+    help="The most metadata of a call, as HTTP/2 counts it.",
+)
 @window("--event-window", default=_as_text(DEFAULTS.event_window), help="What a client may send unacknowledged.")
 @window("--command-window", default=_as_text(DEFAULTS.command_window), help="What is sent unacknowledged to a client.")
 @seconds(

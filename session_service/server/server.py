@@ -275,13 +275,18 @@ def _options(config: Config) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),
+        # By default gRPC refuses what is between a soft limit, of 8 KB, and a hard one, of 16, at random.
+        ("grpc.max_metadata_size", config.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", config.max_metadata_bytes),
         # keepalive_timeout_ms is ignored where the peer acknowledges TCP but not HTTP/2 (grpc/grpc#39239), so
         # ping_timeout_ms is set, too.
         ("grpc.keepalive_time_ms", round(config.keepalive * 1000)),
         ("grpc.keepalive_timeout_ms", round(config.keepalive_timeout * 1000)),
         ("grpc.http2.ping_timeout_ms", round(config.keepalive_timeout * 1000)),
-        # A client that asks as often as we do must not be taken for an abuser, whatever the jitter of its timers.
+        # A client that asks as often as we do must not be taken for an abuser, whatever the jitter of its timers. Nor
+        # must one that asks more often: gRPC would end its connection, sessions and all, and a ping costs us little.
         ("grpc.http2.min_ping_interval_without_data_ms", round(config.keepalive * 500)),
+        ("grpc.http2.max_ping_strikes", 0),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.max_concurrent_streams", config.max_connection_streams),
         # Else the window of each stream grows to 4 to 6 MiB, all of it memory when the receiver does not read.

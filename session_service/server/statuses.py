@@ -26,9 +26,9 @@ DOMAIN = "session_service"
 # What a client is asked to wait before it opens again.
 RETRY_DELAY_SECONDS = 5
 
-# In characters. A status travels in the trailers, twice, and clients take no more than 16 KiB of them. It may quote
-# what a client has sent.
-LONGEST_TEXT = 500
+# In characters. A status travels in the trailers, twice, and above 8 KiB gRPC's clients refuse some at random. It may
+# quote what a client has sent, and take 17 bytes a character.
+LONGEST_TEXT = 400
 
 
 class Retry(enum.Enum):

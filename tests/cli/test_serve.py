@@ -299,6 +299,7 @@ WRONG = [
     (["serve", "--event-window", "15,65536", "apps:first"], "event_window must be at least"),
     (["serve", "--command-window", "0,65536", "apps:first"], "'0,65536' is not MESSAGES,BYTES."),
     (["serve", "--max-message-bytes", "1", "apps:first"], "max_message_bytes is no number from 65536"),
+    (["serve", "--max-metadata-bytes", "1", "apps:first"], "max_metadata_bytes is no number from 4096"),
     (["serve", "--principal-open-rate", "nan", "apps:first"], "nan is no number from 0 on"),
     (["serve", "--max-connection-streams", "0", "apps:first"], "--max-connection-streams"),
     (["serve", "--deferred-timeout", "0", "apps:first"], "deferred_timeout is no number of seconds above 0"),
@@ -370,7 +371,7 @@ async def test_help_names_the_environment_variables(program: Program) -> None:
         *("LISTEN", "INSECURE", "DEBUG", "RESUME_WINDOW", "SHUTDOWN_GRACE", "KEEPALIVE", "KEEPALIVE_TIMEOUT"),
         *("TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "TOKEN_FILE", "JWT_KEYS", "JWT_ISSUER", "JWT_AUDIENCE"),
         *("MAX_SESSIONS", "MAX_PRINCIPAL_SESSIONS", "PRINCIPAL_OPEN_RATE", "PRINCIPAL_EVENT_RATE", "MAX_THREADS"),
-        *("MAX_CONNECTION_STREAMS", "MAX_MESSAGE_BYTES", "EVENT_WINDOW", "COMMAND_WINDOW"),
+        *("MAX_CONNECTION_STREAMS", "MAX_MESSAGE_BYTES", "MAX_METADATA_BYTES", "EVENT_WINDOW", "COMMAND_WINDOW"),
         *("METRICS_LISTEN", "ADMIN_LISTEN", "LOG_FORMAT", "LOOP", "SCHEDULER"),
         *("SESSION_LIFETIME", "IDLE_TIMEOUT", "DEFERRED_TIMEOUT", "BLOCK_WARNING"),
     }

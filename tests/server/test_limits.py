@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from session_service import Principal, Window, get_current_session
 from session_service.config import Config
@@ -21,6 +22,7 @@ from session_service.v1 import session_pb2 as pb
 
 from ..cli.program import Program
 from ..protocol.peer import PATIENCE, Peer, Serve, Service, event, value
+from ..robustness.frames import PREFACE, Frames
 
 JSON = pb.PAYLOAD_FORMAT_JSON
 ADA, BOB = [("name", "ada")], [("name", "bob")]
@@ -159,6 +161,49 @@ async def test_a_connection_carries_so_many_streams_and_the_next_waits(serve: Se
     await first.send(close=pb.Close())
     await first.receive_all()
     assert await echoed(await second, "at last") == "at last"
+
+
+@pytest.mark.parametrize("limit", [16 * 1024, 40_000])
+async def test_metadata_up_to_the_limit_passes_each_time_and_more_never(serve: Serve, limit: int) -> None:
+    service = await serve({"echo": echo}, max_metadata_bytes=limit)
+    for _ in range(200):
+        peer = await service.open("echo", metadata=[("authorization", "x" * (limit - 1500))])
+        peer.cancel()
+    for _ in range(50):
+        peer = service.attach([("authorization", "x" * limit)])
+        await peer.send(open=pb.Open(app="echo"))
+        status = await peer.status()
+        assert (status.code, status.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "")
+
+
+async def test_the_admin_service_takes_as_much_metadata(serve: Serve) -> None:
+    service = await serve({"echo": echo}, admin_listen="127.0.0.1:0")
+    check = health_pb2.HealthCheckRequest()
+    async with grpc.aio.insecure_channel(service.server.admin_address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # the stubs do not know its methods
+        for _ in range(200):
+            await stub.Check(check, metadata=[("authorization", "x" * 14_000)])
+        for _ in range(50):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.Check(check, metadata=[("authorization", "x" * 16_384)])
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_client_that_pings_as_often_as_it_likes_keeps_its_connection(serve: Serve) -> None:
+    service = await serve({"echo": echo})
+    host, port = service.server.address.split(":")
+    reader, writer = await asyncio.open_connection(host, port)
+    settings, ping, acknowledged, goaway = b"\0\0\0\4\0\0\0\0\0", b"\0\0\x08\6\0\0\0\0\0", b"\6\1", 7
+    writer.write(PREFACE + settings)
+    pongs, frames = 0, Frames("down")
+    for number in range(20):
+        writer.write(ping + number.to_bytes(8))
+        async with asyncio.timeout(PATIENCE):
+            while pongs <= number:
+                for frame in frames.split(await reader.read(1 << 16)):
+                    assert frame[3] != goaway, frame
+                    pongs += frame[3:5] == acknowledged
+    writer.close()
 
 
 async def test_apps_get_no_more_threads_than_there_may_be(serve: Serve) -> None:
