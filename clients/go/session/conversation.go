@@ -267,7 +267,8 @@ func (c *conversation) receive(data []byte) error {
 	}
 	if !c.attached {
 		if failed := response.GetFailed(); failed != nil {
-			return c.onFailed(failed)
+			c.onFailed(failed)
+			return nil
 		}
 		if isHeartbeat(response) {
 			return nil
@@ -292,9 +293,7 @@ func (c *conversation) receive(data []byte) error {
 			return err
 		}
 	case *sessionpb.AttachResponse_Failed:
-		if err := c.onFailed(control.Failed); err != nil {
-			return err
-		}
+		c.onFailed(control.Failed)
 	}
 	if c.closing != nil {
 		c.takeAll()
@@ -386,16 +385,12 @@ func (c *conversation) onClosed(closed *sessionpb.Closed) error {
 	return nil
 }
 
-func (c *conversation) onFailed(failed *sessionpb.Failed) error {
+// onFailed ignores what is no error: the status of the call says the same.
+func (c *conversation) onFailed(failed *sessionpb.Failed) {
 	status := &statuspb.Status{}
-	if err := proto.Unmarshal(failed.GetStatus(), status); err != nil {
-		return err
+	if proto.Unmarshal(failed.GetStatus(), status) == nil && status.Code != int32(code.Code_OK) {
+		c.failed = status
 	}
-	if status.Code == int32(code.Code_OK) {
-		return fmt.Errorf("the server failed with OK")
-	}
-	c.failed = status
-	return nil
 }
 
 // isHeartbeat reports whether a response holds nothing, or nothing that this client knows (F6).

@@ -727,14 +727,23 @@ func TestAStatusThatNeverFollowsFailedIsWaitedForAFewSeconds(t *testing.T) {
 	})
 }
 
-func TestAFailureThatDoesNotDecodeIsABadResponse(t *testing.T) {
+func TestAFailureThatDoesNotDecodeIsIgnored(t *testing.T) {
 	fine, err := proto.Marshal(status.New(codes.OK, "").Proto())
 	if err != nil {
 		t.Fatal(err)
 	}
 	bubble(t, map[string][]byte{"no status": {0xff}, "OK": fine}, func(t *testing.T, data []byte) {
-		failed := encoded(&pb.AttachResponse{Control: &pb.AttachResponse_Failed{Failed: &pb.Failed{Status: data}}})
-		mustTalk(t, serve(t, bad(failed, 0), ends))
+		f := serve(t, func(c *call) error {
+			if err := c.attach(0); err != nil {
+				return err
+			}
+			if err := c.write(&pb.AttachResponse{Control: &pb.AttachResponse_Failed{Failed: &pb.Failed{Status: data}}}); err != nil {
+				return err
+			}
+			return refusal(codes.Aborted, "TAKEN_OVER", "NEVER")
+		})
+		_, err := talk(t, f)
+		mustRefuse(t, err)
 	})
 }
 
