@@ -49,7 +49,8 @@ class Config:
         principal_open_rate: how many sessions a second one principal may open; 0 for no limit.
         principal_event_rate: how many bytes a second of requests are read from one principal; 0 for no limit.
         max_connection_streams: the most streams of one connection; gRPC lets further ones wait in the client.
-        max_threads: no thread of an app is started while the process has so many; 0 for no limit.
+        max_threads: no thread of an app is started while the process has so many, and `asyncio.to_thread` waits; 0 for
+            no limit.
         session_lifetime: seconds after which a session is closed, whatever it does; 0 for no limit.
         idle_timeout: seconds without an event or a command after which a session is closed; 0 for no limit.
         deferred_timeout: seconds that one deferred call may take.

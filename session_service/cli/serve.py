@@ -245,10 +245,13 @@ async def _serve(
 ) -> None:
     """Serve until a grace is wanted, which ``drain`` brings about, and drain."""
     from ..server import Server  # not before GRPC_VERBOSITY is set: grpc reads it when it is imported
+    from ..server.executor import GrowingExecutor
     from .loggers import seal
     from .logs import SessionLog
 
     seal()
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(GrowingExecutor(loop, config.max_threads))
     try:
         server = Server(apps, config)
         server.manager.observers.append(SessionLog())

@@ -16,6 +16,7 @@ from ..manager import App, Drained, SessionManager
 from .addresses import addresses_of
 from .admin import ADMIN_SERVICE_NAME, CHANNELZ_SERVICE_NAME, AdminService, channelz_handler
 from .auth import Authenticator, anonymous, certificate_subject
+from .executor import GrowingExecutor
 from .reflection import reflection_handlers
 from .reload import INTERVAL, Reloading
 from .service import SERVICE_NAME, SessionService
@@ -105,11 +106,14 @@ class Server:
     async def start(self) -> str:
         """Listen, and return the address.
 
+        A loop of asyncio without a default executor gets a `GrowingExecutor`, for `asyncio.to_thread` in apps.
+
         Raises:
             OSError: the address cannot be had.
         """
         config = self.manager.config
         _quieten_grpc()
+        _let_executor_grow(config)
         server = grpc.aio.server(options=_options(config))
         enter = self._traces.enter if self._traces is not None else None
         service = SessionService(self.manager, self._authenticate, enter)
@@ -267,6 +271,13 @@ class Server:
     async def _set_health(self, status: int) -> None:
         for service in ("", SERVICE_NAME):
             await self._health.set(service, status)
+
+
+def _let_executor_grow(config: Config) -> None:
+    loop = asyncio.get_running_loop()
+    # There is no public way to ask whether one is set. uvloop does not say: then that is up to whose loop it is.
+    if getattr(loop, "_default_executor", loop) is None:
+        loop.set_default_executor(GrowingExecutor(loop, config.max_threads))
 
 
 def _options(config: Config) -> list[tuple[str, int]]:
