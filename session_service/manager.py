@@ -369,7 +369,7 @@ class ManagedSession:
         self._stop_limits()
         if self.stream is not None:
             self.stream.forgotten()
-        # The session and its hooks are a cycle: what they hold, maybe megabytes, would wait for the garbage collector.
+        # Code of the app that has not unwound may keep the session, which may hold megabytes.
         self.inbox.drop_waiting()
         self.outbox.drop()
         self.session.get_task_commands()

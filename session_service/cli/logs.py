@@ -162,7 +162,7 @@ def _fields(record: logging.LogRecord, sessions: Sessions | None) -> Fields:
     """Return what is known of a record beside its message."""
     fields: Fields = {}
     task = current_task.get()
-    session_id = task.session.id if task is not None else ""
+    session_id = task.session_id if task is not None else ""
     if _is_about_session(record) and record.args:
         about = str(record.args[0])  # type: ignore[index]  # it is a tuple, see there
         if about != session_id:

@@ -159,16 +159,21 @@ class Attachment:
             while not self._over:
                 self._woken = False
                 message = self._next_message()
-                managed = self._managed
+                # No local variable holds the session: a client that does not read keeps this frame for as long.
                 if message is not None:
                     await self._context.write(message)
                     message = None  # an idle stream holds nothing
                     self._sent_at = self._loop.time()
-                    if managed is not None and not managed.resumable:
-                        managed.ack(managed.outbox.sent)  # nobody acknowledges a plain session but HTTP/2 (P4)
+                    if self._managed is not None and not self._managed.resumable:
+                        # Nobody acknowledges a plain session but HTTP/2 (P4).
+                        self._managed.ack(self._managed.outbox.sent)
                     if self._more:
                         continue
-                elif managed is not None and managed.session.ended and (self._read_all or not managed.resumable):
+                elif (
+                    self._managed is not None
+                    and self._managed.session.ended
+                    and (self._read_all or not self._managed.resumable)
+                ):
                     self._end()  # all is written, or no ack will come to make room for the rest (A1)
                 if not self._woken:
                     self._sleep = self._loop.create_future()
@@ -214,10 +219,10 @@ class Attachment:
             return
         if self._managed is not None:
             error.details.setdefault("received", str(self._managed.inbox.taken))
-        # The frames of its traceback hold the request, up to 4 MB, and they hold this: only the garbage collector would
+        # The frames of tracebacks hold the request, up to 4 MB, and they hold this: only the garbage collector would
         # end that, and it comes late where there are many sessions.
         self._error = error.with_traceback(None)
-        error.__context__ = None
+        error.__cause__ = error.__context__ = None
         self._end()
 
     def forgotten(self) -> None:
@@ -296,18 +301,18 @@ class Attachment:
                 self._on_request(pb.AttachRequest.FromString(data))
                 del data  # an idle stream holds nothing
                 # HTTP/2 holds a plain client back (P4). A resumable one knows its window, and the reader never waits.
-                while (managed := self._managed) and not managed.resumable and not managed.inbox.has_room:
+                while self._managed and not self._managed.resumable and not self._managed.inbox.has_room:
                     await self._wait_room()
-                del managed  # what has ended is free to go
                 if self._over:
                     break
             else:
                 if not self._over:
                     self._on_half_close()
                 return
-        except grpc.aio.BaseError:  # the call is over
+        except grpc.aio.BaseError as error:  # the call is over
             if not self._over:
                 raise
+            error.__traceback__ = None  # of an abort, which gRPC keeps until the garbage collector comes
             return
         except DecodeError:
             self.fail(PayloadInvalid("the request cannot be decoded as an AttachRequest"))
@@ -523,8 +528,8 @@ async def read_on(context: Context, rate: Rate | None = None) -> None:
         while isinstance(data := await context.read(), bytes):
             if rate is not None and rate.take(len(data)) > 0:
                 return
-    except grpc.aio.BaseError:
-        pass  # the call is over
+    except grpc.aio.BaseError as error:  # the call is over
+        error.__traceback__ = None  # as in `Attachment.read`
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:

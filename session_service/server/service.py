@@ -68,6 +68,7 @@ class SessionService:
             reader = self._keep(attachment.read())
             with ends_with_credentials(attachment.principal, attachment.fail):
                 error = await attachment.run()
+            del attachment  # gRPC keeps an abort, and with it this frame, until the garbage collector comes
         await self._farewell.say(context, reader, error)
 
     def hurry(self) -> None:

@@ -111,7 +111,7 @@ class Traces(Observer):
 
 
 def _attributes(managed: ManagedSession, task: Task) -> dict[str, str]:
-    attributes = {"session.id": task.session.id, "session_service.app": managed.app}
+    attributes = {"session.id": task.session_id, "session_service.app": managed.app}
     if managed.principal:
         attributes["session_service.principal"] = managed.principal
     return attributes

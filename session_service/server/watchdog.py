@@ -90,7 +90,7 @@ class Watchdog:
         args: tuple[object, ...]
         if task is not None:
             message = "session %s: has blocked the event loop, and so all sessions, for %.1f s, in task %s"
-            args = task.session.id, seconds, task.id
+            args = task.session_id, seconds, task.id
         else:
             message = "the event loop has been blocked, and so all sessions, for %.1f s, by %s"
             args = seconds, running.get_name() if running is not None else "a callback of asyncio"

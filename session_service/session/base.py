@@ -23,6 +23,7 @@ import secrets
 import threading
 import time
 import traceback
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -31,7 +32,7 @@ from typing import Any, ClassVar, TypeVar
 
 from .. import payload
 from ..errors import CommandBufferFull, PayloadError, SessionClosedException, SessionNotFoundException
-from .callbacks import Callback, Callbacks, Click
+from .callbacks import Callback, Callbacks, Click, ignore
 from .commands import CommandBuffer
 from .context import Task, TaskHandle, current_task, get_current_session, get_current_task, get_current_task_id
 from .deferred import Deferred, DeferredCalls
@@ -109,6 +110,7 @@ class AbstractSession(abc.ABC):
         "_on_event_room",
         "_on_session_close",
         "_on_task_command",
+        "_ref",
         "_registered",
         "_tasks",
         "_thread",
@@ -166,6 +168,7 @@ class AbstractSession(abc.ABC):
             RuntimeError: there is no running event loop.
             TypeError: ``target`` is of the other kind.
         """
+        self._ref = weakref.ref(self)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._check_callable(target)
@@ -210,6 +213,7 @@ class AbstractSession(abc.ABC):
             self._start_task(self._main, target, (), self._context)
         except BaseException:
             self._count(-1)
+            self._let_go()
             raise
 
     # --- for both sides -----------------------------------------------------------------------------------------------
@@ -383,7 +387,7 @@ class AbstractSession(abc.ABC):
         if not isinstance(name, str) or not _COMMAND_KEYS.issuperset(command):
             raise ValueError(f'a command is a dict of "command" (text), "spec" and "task_id", not {sorted(command)}')
         task = current_task.get()
-        if task is not None and task.session is not self:
+        if task is not None and task.owner is not self._ref:
             task = None
         if self._closed or (task is not None and task.cancelled):
             self._check_call(task)
@@ -544,8 +548,8 @@ class AbstractSession(abc.ABC):
         """Return where the task is now, for people."""
 
     @abc.abstractmethod
-    async def _call_deferred(self, func: Deferred, context: contextvars.Context) -> None:
-        """Make a deferred call, within its time limit (else TimeoutError); raise what it raises."""
+    async def _call_deferred(self, func: Deferred, context: contextvars.Context) -> BaseException | None:
+        """Make a deferred call; return what it raised, a TimeoutError when its time is over."""
 
     # --- waiting ------------------------------------------------------------------------------------------------------
 
@@ -555,8 +559,8 @@ class AbstractSession(abc.ABC):
 
     def _own_task(self) -> Task:
         task = get_current_task()
-        if task.session is not self:
-            raise SessionNotFoundException(f"task {task.id} belongs to session {task.session.id}, not to {self.id}")
+        if task.owner is not self._ref:
+            raise SessionNotFoundException(f"task {task.id} belongs to session {task.session_id}, not to {self.id}")
         return task
 
     async def _next_event_on_loop(self, task: Task) -> ClientEvent:
@@ -606,7 +610,12 @@ class AbstractSession(abc.ABC):
             self._check_open(task)
 
     def _check_open(self, task: Task | None) -> None:
-        if task is not None and task.cancelled and task.session is self and (self._closed or not self._in_loop_thread):
+        if (
+            task is not None
+            and task.cancelled
+            and task.owner is self._ref
+            and (self._closed or not self._in_loop_thread)
+        ):
             raise asyncio.CancelledError
         if self._closed:
             raise SessionClosedException("the session is closed")
@@ -635,7 +644,7 @@ class AbstractSession(abc.ABC):
 
         One that goes on is reported and cancelled, and given up when it goes on nevertheless.
         """
-        if task is None or task.session is not self:
+        if task is None or task.owner is not self._ref:
             return 0
         refusals = task.refusals = task.refusals or Refusals()
         if refusals.note(self._loop.time(), self.options.close_grace):
@@ -719,7 +728,7 @@ class AbstractSession(abc.ABC):
 
     def _new_task(self, task_id: str, context: contextvars.Context) -> Task:
         with self._lock:
-            task = self._tasks[task_id] = Task(task_id, self, Mailbox(ended=self._events_ended))
+            task = self._tasks[task_id] = Task(task_id, self._ref, self.id, Mailbox(ended=self._events_ended))
         context.run(current_task.set, task)
         return task
 
@@ -742,6 +751,11 @@ class AbstractSession(abc.ABC):
             task.failed = True
             self._count_failure(task.id)
             self.on_task_exception()
+        self._drop_traceback(error)
+
+    def _drop_traceback(self, error: BaseException) -> None:
+        """Part what has left a task from its frames, which may hold it: those of a TaskGroup did until Python 3.13."""
+        error.__traceback__ = None
 
     def _count_failure(self, task_id: str) -> None:
         where = "hook" if task_id.startswith(HOOKS_ID) else task_id.partition("-")[0]
@@ -805,9 +819,9 @@ class AbstractSession(abc.ABC):
         late: list[tuple[Task, object]] = []
         with self._lock:
             tasks = list(self._tasks.values())
-        owners = {id(waiter.owner) for waiter in self._commands.wake() if not waiter.cancelled}
+        owners = {waiter.owner for waiter in self._commands.wake() if not waiter.cancelled}
         for task in tasks:
-            waiters = {id(waiter.owner) for waiter in task.mailbox.waiters if not waiter.cancelled}
+            waiters = {waiter.owner for waiter in task.mailbox.waiters if not waiter.cancelled}
             self.dropped += self._mailroom.close(task.mailbox)
             if id(task.handle) in waiters | owners:
                 continue  # it has been woken, and meets SessionClosedException
@@ -830,14 +844,28 @@ class AbstractSession(abc.ABC):
             logger.warning("session %s: task %s has not unwound:\n%s", self.id, task.id, self._stack(task))
             self._interrupt(task)
         while (func := self._deferred.pop()) is not None:
-            try:
-                await self._call_deferred(func, self._context.copy())
-            except BaseException as error:  # user code: SystemExit is its failure, too
+            error = await self._call_deferred(func, self._context.copy())
+            if error is not None:
                 logger.error("session %s: deferred call %r failed", self.id, func, exc_info=error)
                 self._count_failure("deferred")
         self.ended = True
         self._count(-1)
         self._notify(self._on_session_close)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Drop what leads back here: code of the app and of the backend, and what tells this from below.
+
+        So a session is freed with the last reference to it, as soon as it has ended and is forgotten. What it holds may
+        be megabytes, and the garbage collector is in no hurry.
+        """
+        self._on_task_command = self._on_session_close = self._on_event_room = self._around_task = None
+        self._commands.on_first = self._mailroom.on_room = ignore
+        self._mailroom.stopwatch = None
+        self._callbacks.stop()
+        self._hooks.drop()
+        self._registered.clear()
+        self._context = contextvars.Context()
 
     async def _wait_unwound(self, seconds: float) -> None:
         if self._tasks:

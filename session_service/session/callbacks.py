@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-__all__ = ["Callback", "Callbacks", "Click"]
+__all__ = ["Callback", "Callbacks", "Click", "ignore"]
+
+
+def ignore(*_: object) -> None:
+    """Do nothing, in place of what a session that has ended is no longer told."""
 
 
 class Callback:
@@ -49,21 +53,22 @@ class Callbacks:
 
     Attributes:
         waiting: how many clicks wait; they count against the event window.
+        stopped: nothing is started any more.
     """
 
-    __slots__ = ("_line", "_most_runs", "_runs", "_start", "_stopped", "waiting")
+    __slots__ = ("_line", "_most_runs", "_runs", "_start", "stopped", "waiting")
 
-    def __init__(self, most_runs: int, start: Callable[[Click], None]) -> None:
+    def __init__(self, most_runs: int, start: Callable[[Click], object]) -> None:
         self._most_runs = most_runs
         self._start = start
         self._runs = 0
         self._line: list[Click] = []  # of those that wait only because too many run
-        self._stopped = False
+        self.stopped = False
         self.waiting = 0
 
     @property
     def idle(self) -> bool:
-        return not self._runs and (self._stopped or not self.waiting)
+        return not self._runs and (self.stopped or not self.waiting)
 
     def needs_room(self, callback: Callback) -> bool:
         """Tell whether a click would wait, rather than run or be ignored at once."""
@@ -73,7 +78,7 @@ class Callbacks:
 
     def click(self, click: Click) -> None:
         callback = click.callback
-        if self._stopped or (callback.active and callback.mutex):
+        if self.stopped or (callback.active and callback.mutex):
             return
         if callback.active and callback.serial:
             self.waiting += 1
@@ -90,11 +95,13 @@ class Callbacks:
         """Note the end of a run, start what may follow, and return the clicks that wait no more."""
         self._runs -= 1
         callback.active -= 1
+        if self.stopped:
+            callback.line.clear()
         if callback.line:
             callback.active += 1
             self._line.append(callback.line.pop(0))
         started: list[Click] = []
-        while self._line and self._runs < self._most_runs and not self._stopped:
+        while self._line and self._runs < self._most_runs and not self.stopped:
             click = self._line.pop(0)
             self.waiting -= 1
             started.append(click)
@@ -109,7 +116,11 @@ class Callbacks:
 
     def stop(self) -> None:
         """Start nothing any more: the session closes, and clicks that wait are lost with it."""
-        self._stopped = True
+        self.stopped = True
+        self._start = ignore
+        for click in self._line:
+            click.callback.line.clear()
+        self._line.clear()
 
     def _run(self, click: Click) -> None:
         self._runs += 1

@@ -25,12 +25,12 @@ class CommandBuffer:
     Whoever finds it full gets a waiter instead, waits, and tries again.
     """
 
-    __slots__ = ("_commands", "_lock", "_on_first", "_producers", "_size", "_window")
+    __slots__ = ("_commands", "_lock", "_producers", "_size", "_window", "on_first")
 
     def __init__(self, window: Window, on_first: Callable[[], None]) -> None:
         """``on_first`` is called, in the thread of the sender, when a command comes where there was none."""
         self._window = window
-        self._on_first = on_first
+        self.on_first = on_first
         self._lock = threading.Lock()
         self._commands: list[tuple[Any, int]] = []
         self._size = 0
@@ -50,7 +50,7 @@ class CommandBuffer:
             self._size += size
             first = len(self._commands) == 1
         if first:
-            self._on_first()
+            self.on_first()
         return None
 
     def put_nowait(self, item: Any, size: int) -> None:
@@ -71,7 +71,7 @@ class CommandBuffer:
             self._size += size
             first = not count
         if first:
-            self._on_first()
+            self.on_first()
 
     def take(self, messages: int | None, size: int | None) -> list[Any]:
         """Take commands in order, up to both limits; a first one that is larger than ``size`` comes alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,9 @@ class Task:
 
     Attributes:
         id: unique in the session, short, safe to log.
-        session: where it belongs.
+        owner: the session that it belongs to, weakly: a context lives as long as anything that was made in it, such as
+            a connection of a pool, and would keep the session.
+        session_id: that of the session.
         mailbox: the events that wait for it.
         callback: whose run it is, if it is one.
         handle: the `asyncio.Task` or `threading.Thread` that runs it.
@@ -45,13 +48,15 @@ class Task:
         "mailbox",
         "met_close",
         "name",
+        "owner",
         "refusals",
-        "session",
+        "session_id",
     )
 
-    def __init__(self, task_id: str, session: AbstractSession, mailbox: Mailbox) -> None:
+    def __init__(self, task_id: str, owner: weakref.ref[AbstractSession], session_id: str, mailbox: Mailbox) -> None:
         self.id = task_id
-        self.session = session
+        self.owner = owner
+        self.session_id = session_id
         self.mailbox = mailbox
         self.callback: Callback | None = None
         self.handle: Any = None  # the kind of session knows which
@@ -63,9 +68,17 @@ class Task:
         self.name = ""
         self.refusals: Refusals | None = None
 
-    def ended(self, _: object) -> None:
-        """Tell the session; called on the loop when nothing of it runs any more."""
-        self.session._task_ended(self)
+    @property
+    def session(self) -> AbstractSession:
+        """Where it belongs.
+
+        Raises:
+            SessionNotFoundException: the session has ended, and nobody has kept it.
+        """
+        session = self.owner()
+        if session is None:
+            raise SessionNotFoundException(f"session {self.session_id} has ended and is gone; this code outlives it")
+        return session
 
 
 class TaskHandle:
@@ -87,7 +100,8 @@ class TaskHandle:
 
     def cancel(self) -> None:
         """Have `asyncio.CancelledError` raised in it: in a coroutine where it is, in a thread at its next call here."""
-        self._task.session._cancel(self._task)
+        if (session := self._task.owner()) is not None:
+            session._cancel(self._task)
 
 
 current_task: ContextVar[Task | None] = ContextVar("session_service_task", default=None)
@@ -110,11 +124,15 @@ def get_current_session() -> AbstractSession:
     and whatever `run_task` started.
 
     Raises:
-        SessionNotFoundException: the caller runs outside every task of a session.
+        SessionNotFoundException: the caller runs outside every task of a session, or has outlived its session.
     """
     return get_current_task().session
 
 
 def get_current_task_id() -> str:
-    """Return the id of the session's task that the running code belongs to; raises like `get_current_session`."""
+    """Return the id of the session's task that the running code belongs to.
+
+    Raises:
+        SessionNotFoundException: the caller runs outside every task of a session.
+    """
     return get_current_task().id

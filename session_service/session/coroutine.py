@@ -28,7 +28,7 @@ class CoroutineSession(AbstractSession):
     def next_client_event(self, timeout: float | None = None) -> Any:
         """Wait for the next event of the current task; see `AbstractSession.next_client_event`."""
         task = current_task.get()
-        if task is None or task.session is not self:
+        if task is None or task.owner is not self._ref:
             task = self._own_task()
         if threading.get_ident() == self._thread:
             return self._next_event_on_loop(task) if timeout is None else self._next_event_within(task, timeout)
@@ -53,9 +53,13 @@ class CoroutineSession(AbstractSession):
         def start() -> None:
             task.handle = self._loop.create_task(self._run(task, func, args), name=task.id, context=context)
             # Not at the end of `_run`: a task that is cancelled before its first step never gets there.
-            task.handle.add_done_callback(task.ended)
+            task.handle.add_done_callback(ended)
             if task.cancelled or self._closed:
                 task.handle.cancel()
+
+        def ended(_: object) -> None:
+            task.handle = None  # which holds the context, which holds the task
+            self._task_ended(task)
 
         self._on_loop(start)
 
@@ -67,10 +71,9 @@ class CoroutineSession(AbstractSession):
                     result = await result
                 if not isinstance(result, asyncio.Future):  # which runs whoever awaits it
                     check_result(result)
-            except asyncio.CancelledError as error:
-                self._failed(task, error)
-                raise
-            except BaseException as error:  # SystemExit would stop the loop, and with it every other session
+            # All of it ends here. SystemExit would stop the loop, and with it every other session. Of a cancellation
+            # the asyncio.Task would keep the frames, and those may hold the asyncio.Task: a TaskGroup does.
+            except BaseException as error:
                 self._failed(task, error)
 
     def _interrupt(self, task: Task) -> None:
@@ -92,5 +95,5 @@ class CoroutineSession(AbstractSession):
             inner = inner.cr_await
         return "".join(traceback.StackSummary.extract(iter(frames)).format())
 
-    async def _call_deferred(self, func: Deferred, context: contextvars.Context) -> None:
-        await call_on_loop(func, context, self.options.deferred_timeout)
+    async def _call_deferred(self, func: Deferred, context: contextvars.Context) -> BaseException | None:
+        return await call_on_loop(func, context, self.options.deferred_timeout)

@@ -52,11 +52,12 @@ class DeferredCalls:
             return None
 
 
-async def call_on_loop(func: Deferred, context: contextvars.Context, seconds: float) -> None:
-    """Call ``func`` in ``context`` and await what it returns; raise what it raises.
+async def call_on_loop(func: Deferred, context: contextvars.Context, seconds: float) -> BaseException | None:
+    """Call ``func`` in ``context`` and await what it returns.
 
-    Raises:
-        TimeoutError: it awaited for longer than ``seconds``, and has been cancelled.
+    Returns:
+        What it raised; a TimeoutError if it awaited for longer than ``seconds``, and has been cancelled. It is returned
+        since an exception that is raised from a variable keeps its frame, and that keeps the exception.
     """
 
     async def call() -> BaseException | None:
@@ -74,42 +75,48 @@ async def call_on_loop(func: Deferred, context: contextvars.Context, seconds: fl
     done, _ = await asyncio.wait({task}, timeout=seconds)
     if not done:
         task.cancel()
-        raise TimeoutError(f"it took longer than {seconds:g} s")
-    if (error := task.result()) is not None:
-        raise error
+        return TimeoutError(f"it took longer than {seconds:g} s")
+    return task.result()
 
 
-async def call_in_thread(func: Deferred, context: contextvars.Context, seconds: float, name: str) -> None:
-    """Call ``func`` in ``context`` in a thread of its own; raise what it raises.
+async def call_in_thread(
+    func: Deferred, context: contextvars.Context, seconds: float, name: str
+) -> BaseException | None:
+    """Call ``func`` in ``context`` in a thread of its own.
 
     Not in the loop's executor: one that hangs would keep a place there from every other session.
 
-    Raises:
-        TimeoutError: it took longer than ``seconds``, and is left alone.
+    Returns:
+        What it raised, or why it could not be called; a TimeoutError if it took longer than ``seconds``, and is left
+        alone.
     """
     loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[BaseException | None] = loop.create_future()
+    over: asyncio.Future[None] = loop.create_future()
+    raised: list[BaseException] = []  # not the future's result: that would stay, and the traceback leads to the future
 
     def run() -> None:
-        error: BaseException | None = None
         try:
             check_result(context.run(func))
-        except BaseException as caught:
-            error = caught
+        except BaseException as error:
+            raised.append(error)
         try:
-            loop.call_soon_threadsafe(report, error)
+            loop.call_soon_threadsafe(report)
         except RuntimeError:  # the loop is closed, long after the time was over
             pass
 
-    def report(error: BaseException | None) -> None:
-        if not outcome.done():
-            outcome.set_result(error)
+    def report() -> None:
+        if over.done():
+            raised.clear()
+        else:
+            over.set_result(None)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError as error:  # no more threads
+        return error
     try:
         async with asyncio.timeout(seconds):
-            error = await outcome
+            await over
     except TimeoutError:
-        raise TimeoutError(f"it took longer than {seconds:g} s") from None
-    if error is not None:
-        raise error
+        return TimeoutError(f"it took longer than {seconds:g} s")
+    return raised.pop() if raised else None

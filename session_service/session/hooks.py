@@ -40,16 +40,21 @@ class Hooks:
 
     def add_attach(self, hook: Hook) -> None:
         """Add a hook, and call it for the client that is attached, if one is: so a late one misses nothing."""
+        if self._callbacks.stopped:
+            return
         self._on_attach += (hook,)
         if self._attached is not None:
             self._call(hook, self._attached)
 
     def add_detach(self, hook: Hook) -> None:
         """Add a hook."""
-        self._on_detach += (hook,)
+        if not self._callbacks.stopped:
+            self._on_detach += (hook,)
 
     def attached(self, *args: Any) -> None:
         """A client has attached: call the hooks with ``args``."""
+        if self._callbacks.stopped:
+            return
         self._attached = args
         for hook in self._on_attach:
             self._call(hook, args)
@@ -59,6 +64,11 @@ class Hooks:
         self._attached = None
         for hook in self._on_detach:
             self._call(hook, args)
+
+    def drop(self) -> None:
+        """Let go of them, once the callbacks are stopped."""
+        self._on_attach = self._on_detach = ()
+        self._attached = self._callback = None
 
     def _call(self, hook: Hook, args: tuple[Any, ...]) -> None:
         callback = self._callback

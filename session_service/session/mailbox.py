@@ -86,12 +86,12 @@ class Mailroom:
         stopwatch: times how long mail waits to be taken, and clicks to be run; None where nobody wants to know.
     """
 
-    __slots__ = ("_held", "_held_size", "_lock", "_loop", "_on_room", "_room_wanted", "stalls", "stopwatch", "window")
+    __slots__ = ("_held", "_held_size", "_lock", "_loop", "_room_wanted", "on_room", "stalls", "stopwatch", "window")
 
     def __init__(self, window: Window, on_room: Callable[[], None]) -> None:
         """``on_room`` is called once after each refusal, when half of the window is free; with the lock held."""
         self.window = window
-        self._on_room = on_room
+        self.on_room = on_room
         self._lock = threading.Lock()
         self._held = 0
         self._held_size = 0
@@ -224,4 +224,4 @@ class Mailroom:
         self._held_size -= size
         if self._room_wanted and self._held * 2 <= self.window.messages and self._held_size * 2 <= self.window.size:
             self._room_wanted = False
-            self._on_room()
+            self.on_room()

@@ -82,8 +82,8 @@ class ThreadSession(AbstractSession):
         frame = sys._current_frames().get(task.handle.ident)
         return "".join(traceback.format_stack(frame)) if frame is not None else "it ends just now"
 
-    async def _call_deferred(self, func: Deferred, context: contextvars.Context) -> None:
+    async def _call_deferred(self, func: Deferred, context: contextvars.Context) -> BaseException | None:
         if is_coroutine_function(func):
-            await call_on_loop(func, context, self.options.deferred_timeout)
+            return await call_on_loop(func, context, self.options.deferred_timeout)
         else:
-            await call_in_thread(func, context, self.options.deferred_timeout, f"{self.id}/deferred")
+            return await call_in_thread(func, context, self.options.deferred_timeout, f"{self.id}/deferred")

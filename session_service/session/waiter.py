@@ -9,7 +9,13 @@ __all__ = ["LoopWaiter", "ThreadWaiter", "Waiter"]
 
 
 class LoopWaiter:
-    """Code on the running event loop, which awaits ``future``; ``owner`` is its asyncio task."""
+    """Code on the running event loop, which awaits ``future``.
+
+    Attributes:
+        future: is done when it may go on.
+        owner: the `id` of its asyncio task. Not the task: what leaves a wait that is cancelled is kept by the task, and
+            would keep this with it.
+    """
 
     __slots__ = ("_loop", "_thread", "future", "owner")
 
@@ -18,7 +24,7 @@ class LoopWaiter:
         self._loop = loop = loop or asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self.future: asyncio.Future[None] = loop.create_future()
-        self.owner: object = asyncio.current_task(loop)
+        self.owner = id(asyncio.current_task(loop))
 
     @property
     def cancelled(self) -> bool:
@@ -38,7 +44,7 @@ class LoopWaiter:
 
 
 class ThreadWaiter:
-    """The current thread, which is its ``owner``."""
+    """The current thread; ``owner`` is the `id` of its `threading.Thread`."""
 
     __slots__ = ("_lock", "_woken", "owner")
     cancelled = False  # a thread cannot be
@@ -48,7 +54,7 @@ class ThreadWaiter:
         self._lock = threading.Lock()
         self._lock.acquire()
         self._woken = False
-        self.owner: object = threading.current_thread()
+        self.owner = id(threading.current_thread())
 
     def wake(self) -> None:
         """Let it go on; again does nothing."""

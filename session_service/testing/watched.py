@@ -54,6 +54,9 @@ class WatchedSession(AbstractSession):
         self.errors.append(error)
         super().on_task_exception()
 
+    def _drop_traceback(self, error: BaseException) -> None:
+        """Do nothing: a test that fails by it shows it."""
+
     def _mail_in_thread(self, mailbox: Mailbox, timeout: float | None) -> ClientEvent | None:
         async def wait() -> ClientEvent | None:
             self._threads_waiting += 1
@@ -65,28 +68,27 @@ class WatchedSession(AbstractSession):
 
         return asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
 
-    async def _watch(self, deferred: Coroutine[Any, Any, None]) -> None:
-        try:
-            await deferred
-        except BaseException as error:
+    async def _watch(self, deferred: Coroutine[Any, Any, BaseException | None]) -> BaseException | None:
+        error = await deferred
+        if error is not None:
             self.errors.append(error)
-            raise
+        return error
 
 
 class WatchedCoroutineSession(WatchedSession, CoroutineSession):
     """A `CoroutineSession` that can be watched."""
 
-    async def _call_deferred(self, func: Deferred, context: contextvars.Context) -> None:
-        await self._watch(CoroutineSession._call_deferred(self, func, context))
+    async def _call_deferred(self, func: Deferred, context: contextvars.Context) -> BaseException | None:
+        return await self._watch(CoroutineSession._call_deferred(self, func, context))
 
 
 class WatchedThreadSession(WatchedSession, ThreadSession):
     """A `ThreadSession` that can be watched."""
 
-    async def _call_deferred(self, func: Deferred, context: contextvars.Context) -> None:
+    async def _call_deferred(self, func: Deferred, context: contextvars.Context) -> BaseException | None:
         in_thread = not is_coroutine_function(func)
         self._threads_deferred += in_thread
         try:
-            await self._watch(ThreadSession._call_deferred(self, func, context))
+            return await self._watch(ThreadSession._call_deferred(self, func, context))
         finally:
             self._threads_deferred -= in_thread
