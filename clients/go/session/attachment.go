@@ -91,8 +91,11 @@ func (s *Session) keepAttached() error {
 			delay = 0 // for it is the credentials that are old
 		}
 		delay = max(delay, end.retryDelay)
-		problem := s.verdict(end, wrong, exhausted, poisoned, time.Now().Add(delay))
 		quiet := s.conversation.givenUp
+		if quiet {
+			delay = min(delay, giveUpTime/5) // whatever the policy, for there is not the time to wait longer
+		}
+		problem := s.verdict(end, wrong, exhausted, poisoned, time.Now().Add(delay))
 		s.mu.Unlock()
 
 		if _, closed := s.Closed(); closed && problem != nil {
