@@ -308,9 +308,10 @@ func within(ctx context.Context, after *durationpb.Duration) (context.Context, c
 func describe(err error) *pb.Error {
 	shown := &pb.Error{Kind: pb.ErrorKind_ERROR_KIND_OTHER, Message: err.Error()}
 	var (
-		payload *session.PayloadError
-		refused *session.RefusedError
-		lost    *session.LostError
+		payload  *session.PayloadError
+		refused  *session.RefusedError
+		poisoned *session.PoisonedEventError
+		lost     *session.LostError
 	)
 	switch {
 	case errors.As(err, &payload):
@@ -324,6 +325,10 @@ func describe(err error) *pb.Error {
 	case errors.As(err, &lost):
 		shown.Kind = pb.ErrorKind_ERROR_KIND_LOST
 		shown.TakenOver = lost.TakenOver
+		if errors.As(err, &poisoned) {
+			shown.Kind = pb.ErrorKind_ERROR_KIND_POISONED
+			shown.Sequence, shown.Size = poisoned.Sequence, uint64(poisoned.Size)
+		}
 	case errors.Is(err, session.ErrEnded):
 		shown.Kind = pb.ErrorKind_ERROR_KIND_ENDED
 	}
