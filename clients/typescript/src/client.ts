@@ -1,22 +1,24 @@
 /** A client of one server. */
 import { randomUUID } from "node:crypto";
 import type { SecureClientSessionOptions } from "node:http2";
-import { connect as connectSocket } from "node:net";
 
 import { create, type Registry } from "@bufbuild/protobuf";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
-import { Code, ConnectError, createClient } from "@connectrpc/connect";
-import { Http2SessionManager } from "@connectrpc/connect-node";
+import { createClient } from "@connectrpc/connect";
 
+import { parseAddress } from "./address.js";
+import { Connections } from "./connections.js";
 import { Conversation, type Position } from "./conversation.js";
+import type { Credentials } from "./credentials.js";
 import { DEFAULT_WINDOW, type Window } from "./delivery/window.js";
 import { SessionEnded } from "./errors.js";
 import { OpenSchema, PayloadFormat, SessionService, WindowSchema } from "./gen/session_service/v1/session_pb.js";
 import { encodeParams } from "./payload.js";
 import { DEFAULT_RETRY, type RetryPolicy } from "./retry.js";
-import { Session, type Abortable, type Attachment, type Credentials, type Surroundings } from "./session.js";
+import { Session, type Abortable, type Attachment, type Surroundings } from "./session.js";
 import type { Connection } from "./stream.js";
 import { createGrpcTransport } from "./transport.js";
+import { failingInTurn } from "./turn.js";
 
 /** How a client connects, and comes back. */
 export interface ClientOptions {
@@ -53,7 +55,7 @@ export interface OpenOptions {
   readonly resumeWindowMs?: number;
   /** Makes repeating this open safe; a random UUID by default. */
   readonly requestId?: string;
-  /** Gives up opening; of no effect once the session is open. */
+  /** Gives up opening: what the server has made of it by then is ended. Of no effect once the session is open. */
   readonly signal?: AbortSignal;
 }
 
@@ -72,7 +74,7 @@ const CLOSED = "the client is closed: make a new one";
  * ```
  */
 export class SessionClient implements AsyncDisposable {
-  readonly #manager: Http2SessionManager;
+  readonly #connections: Connections;
   readonly #surroundings: Surroundings;
   readonly #commandWindow: Window;
   readonly #registry: Registry | undefined;
@@ -83,32 +85,21 @@ export class SessionClient implements AsyncDisposable {
    * Nothing is connected before a session is opened.
    *
    * @param address `HOST:PORT` or `unix:PATH`.
+   * @throws {TypeError} `address` is neither.
    */
   constructor(address: string, options: ClientOptions = {}) {
     const { tls, keepaliveMs = 20_000, keepaliveTimeoutMs = 10_000 } = options;
-    const path = address.startsWith("unix:") ? address.slice("unix:".length) : undefined;
-    const baseUrl = `${tls === undefined ? "http" : "https"}://${path === undefined ? address : "localhost"}`;
-    this.#manager = new Http2SessionManager(
-      baseUrl,
-      { pingIntervalMs: keepaliveMs, pingTimeoutMs: keepaliveTimeoutMs },
-      {
-        ...tls,
-        // By default Node takes no new stream once the others have 10 MB under way; our windows bound that already.
-        maxSessionMemory: Number.MAX_SAFE_INTEGER,
-        ...(path === undefined ? {} : { createConnection: () => connectSocket(path) }),
-      },
-    );
-    const service = createClient(SessionService, createGrpcTransport(baseUrl, this.#manager));
+    const connections = new Connections(parseAddress(address), tls, {
+      intervalMs: keepaliveMs,
+      timeoutMs: keepaliveTimeoutMs,
+    });
+    this.#connections = connections;
+    const service = createClient(SessionService, createGrpcTransport(connections));
     const connection: Connection = {
-      attach: (requests, headers, signal) => {
-        if (this.#closed) throw new SessionEnded(CLOSED);
-        return service.attach(requests, { headers, signal });
-      },
+      attach: (requests, headers, signal) => service.attach(requests, { headers, signal }),
       onNoAnswer: () => {
         // A connection that hangs while it is made, before there can be pings, would hold up the next tries as well.
-        if (this.#manager.state() === "connecting") {
-          this.#manager.abort(new ConnectError("the connection could not be made in time", Code.Unavailable));
-        }
+        connections.abortConnecting("the connection could not be made in time");
       },
     };
     this.#surroundings = {
@@ -128,6 +119,10 @@ export class SessionClient implements AsyncDisposable {
    * @throws {@link SessionClientError} it was refused, or could not be reached in time.
    */
   async open(app: string, options: OpenOptions = {}): Promise<Session> {
+    return failingInTurn(this.#open(app, options));
+  }
+
+  async #open(app: string, options: OpenOptions): Promise<Session> {
     const { params = {}, headers = {}, plain = false, resumeWindowMs, requestId, signal } = options;
     const opening = create(OpenSchema, {
       app,
@@ -154,14 +149,18 @@ export class SessionClient implements AsyncDisposable {
    * @throws {@link SessionClientError} it was refused, or could not be reached in time.
    */
   async resume(position: Position, { signal }: Abortable = {}): Promise<Session> {
-    return this.#start({ position }, signal);
+    return failingInTurn(this.#start({ position }, signal));
   }
 
-  /** Closes the connection; the server keeps sessions that are not closed for their resume window. */
+  /**
+   * Closes the connections; the server keeps sessions that are not closed for their resume window.
+   *
+   * An open that is still under way is given up, and its session ended; that may take 5 seconds.
+   */
   async close(): Promise<void> {
     this.#closed = true;
     await Promise.all([...this.#sessions].map((session) => session.leave()));
-    this.#manager.abort();
+    this.#connections.abort();
   }
 
   /** See `close`. */

@@ -13,6 +13,7 @@ import { Inbox } from "./delivery/inbox.js";
 import { Outbox } from "./delivery/outbox.js";
 import { Violation } from "./delivery/violation.js";
 import { DEFAULT_WINDOW, NO_WINDOW, type Window } from "./delivery/window.js";
+import { PayloadError } from "./errors.js";
 import {
   AttachRequestSchema,
   CloseSchema,
@@ -40,6 +41,14 @@ const MESSAGE_OVERHEAD = 1024;
 const LONGEST_REASON = 1000;
 
 const DEFAULT_MAX_MESSAGE = 4_000_000;
+
+const NOTHING = { first: 0, batch: [] };
+
+/** An event, and its size in bytes. */
+export interface Sendable {
+  readonly item: Event;
+  readonly size: number;
+}
 
 /** What the app sent. */
 export interface Command {
@@ -93,6 +102,8 @@ export class Conversation {
   closed: Closed | undefined;
   /** The server has said that it shuts down. */
   draining = false;
+  /** No event may be written for now (protocol D7). */
+  held = false;
   /** Milliseconds of silence after which an empty message is due. */
   heartbeatMs = 25_000;
 
@@ -110,6 +121,8 @@ export class Conversation {
   readonly #ready: Item[] = []; // acknowledged before it was asked for, since we are closing
   #close: Close | undefined;
   #closeWritten = false;
+  #openWritten = false;
+  #givenUp = false;
 
   /** Begins with an `Open`, or goes on from a `Position`. */
   constructor(start: { opening: Open } | { position: Position }, commandWindow: Window, registry?: Registry) {
@@ -152,20 +165,38 @@ export class Conversation {
     return this.#close !== undefined;
   }
 
+  /** True when an app of ours may be running that nobody has told us of. */
+  get mayHaveOpened(): boolean {
+    return this.#openWritten && this.resumable;
+  }
+
   /**
    * Makes an event of `data`, for `send`.
    *
-   * @throws {@link PayloadError} `data` cannot be carried exactly.
+   * @throws {@link PayloadError} `data` cannot be carried exactly, or is too large.
    */
-  encode(event: string, data: unknown, taskId: string): { item: Event; size: number } {
-    return encodeEvent(event, taskId, data, this.#maxMessage - MESSAGE_OVERHEAD, this.#registry);
+  encode(event: string, data: unknown, taskId: string): Sendable {
+    const sendable = encodeEvent(event, taskId, data, this.#registry);
+    this.#checkSize(sendable);
+    return sendable;
   }
 
-  /** Adds an event; returns false where the window has no room. */
-  send({ item, size }: { item: Event; size: number }): boolean {
+  /**
+   * Adds an event; returns false where the window has no room.
+   *
+   * @throws {@link PayloadError} it is too large by now; it has no sequence, so that nothing behind it is blocked (F7).
+   */
+  send(sendable: Sendable): boolean {
     if (!this.outbox.hasRoom) return false;
-    this.outbox.append(item, size);
+    this.#checkSize(sendable);
+    this.outbox.append(sendable.item, sendable.size);
     return true;
+  }
+
+  #checkSize({ size }: Sendable): void {
+    const most = this.#maxMessage - MESSAGE_OVERHEAD;
+    if (size <= most) return;
+    throw new PayloadError("data", `the event is ${String(size)} bytes, of at most ${String(most)}: send it in parts`);
   }
 
   /** Acknowledges the command that `take` gave out last: the application has done with it (protocol D4). */
@@ -198,6 +229,12 @@ export class Conversation {
     }
   }
 
+  /** Ends a session that nobody waits for any more, on this stream or the next, before it is answered (protocol A6). */
+  giveUp(): void {
+    this.#givenUp = true;
+    this.close("the open was given up", true);
+  }
+
   /**
    * Acknowledges everything, and keeps it for `take`.
    *
@@ -220,13 +257,20 @@ export class Conversation {
     return this.closed !== undefined && told;
   }
 
+  /** True when there is nothing to be written any more, ever. */
+  get said(): boolean {
+    return this.finished || (this.#givenUp && this.#closeWritten);
+  }
+
   /** Begins a stream; returns what to write first. */
   firstRequest(): AttachRequest {
     this.attached = false;
+    this.held = false;
     this.#closeWritten = false;
     const received = this.inbox.expected - 1;
     this.inbox.restartAcks(received);
     if (!this.opened && this.#opening !== undefined) {
+      this.#openWritten = true;
       return create(AttachRequestSchema, { control: { case: "open", value: this.#opening } });
     }
     return create(AttachRequestSchema, {
@@ -250,8 +294,9 @@ export class Conversation {
    * @param heartbeat write something in any case.
    */
   nextRequest({ ack = false, heartbeat = false } = {}): AttachRequest | undefined {
-    if (!this.attached) return undefined;
-    const { first, batch } = this.outbox.take(BATCH_SIZE);
+    if (!this.attached && !this.#givenUp) return undefined;
+    const full = this.outbox.nextSize > BATCH_SIZE; // a message with that alone may be as large as one can be
+    const { first, batch } = this.held ? NOTHING : this.outbox.take(BATCH_SIZE);
     const request = create(AttachRequestSchema, { events: batch });
     let due = heartbeat || batch.length > 0;
     if (this.resumable) {
@@ -263,7 +308,8 @@ export class Conversation {
     } else {
       this.outbox.ack(this.outbox.sent);
     }
-    if (this.#close !== undefined && !this.#closeWritten && (this.#close.now || !this.outbox.waiting)) {
+    const mayClose = this.#close?.now === true || !this.outbox.waiting;
+    if (this.#close !== undefined && !this.#closeWritten && mayClose && !full) {
       this.#closeWritten = true;
       request.control = { case: "close", value: this.#close };
       due = true;
@@ -311,8 +357,8 @@ export class Conversation {
       this.outbox.resume(received);
       this.outbox.ack(received);
       this.#onLimits(control.value.limits);
-    } else if (control.case === undefined && commands.length === 0) {
-      return false; // a heartbeat
+    } else if (control.case === "failed" || (control.case === undefined && commands.length === 0)) {
+      return false; // a refusal, which is the stream's; or a heartbeat
     } else {
       throw new Violation(`the server began with ${control.case ?? "commands"}`);
     }

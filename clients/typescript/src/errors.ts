@@ -6,6 +6,7 @@
  *     ├── SessionRefused       the server said no, and says why
  *     │   └── TakenOver        another client has the session now
  *     ├── SessionLost          it cannot be resumed: gone, or not reached in time
+ *     │   └── PoisonedEventError   one of its events never gets through
  *     └── SessionEnded         a call on a session that is closed, or detached
  *
  * An aborted call rejects with the `reason` of its signal instead.
@@ -75,7 +76,7 @@ export class TakenOver extends SessionRefused {
 
 /** The session cannot be resumed. Opening again would run the app a second time, so that is the caller's choice. */
 export class SessionLost extends SessionClientError {
-  override readonly name = "SessionLost";
+  override readonly name: string = "SessionLost";
 
   constructor(
     message: string,
@@ -85,6 +86,25 @@ export class SessionLost extends SessionClientError {
   ) {
     const known = takenOver > 0 ? `; events up to ${String(takenOver)} are known to have been taken over` : "";
     super(message + known, options);
+  }
+}
+
+/**
+ * Streams break whenever this event is written: something between here and the server does not let it through, such as
+ * a proxy that limits the size of a request (protocol D7). The session is still there, until its resume window is over.
+ */
+export class PoisonedEventError extends SessionLost {
+  override readonly name = "PoisonedEventError";
+
+  constructor(
+    /** Which event it is; 1 is the session's first. */
+    readonly sequence: number,
+    /** Its size in bytes, encoded. */
+    readonly size: number,
+    takenOver: number,
+    why: string,
+  ) {
+    super(`event ${String(sequence)}, of ${String(size)} bytes, never gets through: ${why}`, takenOver);
   }
 }
 

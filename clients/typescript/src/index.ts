@@ -1,9 +1,11 @@
 /** A client for session-service: it reconnects by itself, and every event and command arrives exactly once, in order. */
 export { SessionClient, type ClientOptions, type OpenOptions } from "./client.js";
 export type { Closed, CloseReason, Command, Position } from "./conversation.js";
+export type { Credentials } from "./credentials.js";
 export type { Window } from "./delivery/window.js";
 export {
   PayloadError,
+  PoisonedEventError,
   SessionClientError,
   SessionEnded,
   SessionLost,
@@ -12,4 +14,4 @@ export {
   type StatusName,
 } from "./errors.js";
 export type { RetryPolicy } from "./retry.js";
-export type { Abortable, Attachment, Credentials, Session } from "./session.js";
+export type { Abortable, Attachment, Session } from "./session.js";

@@ -18,27 +18,18 @@ import { readJson, VALUE, writeJson } from "./json.js";
  * Returns an event, and its size in bytes. It shares nothing with `data`, which may change afterwards.
  *
  * @param data a JSON value, bytes or a protobuf message; undefined is JSON null.
- * @param maxSize the most bytes of an encoded event.
- * @throws {@link PayloadError} `data` cannot be carried exactly, or is too large.
+ * @throws {@link PayloadError} `data` cannot be carried exactly.
  */
 export function encodeEvent(
   event: string,
   taskId: string,
   data: unknown,
-  maxSize: number,
   registry?: Registry,
 ): { item: Event; size: number } {
   checkText(event, "event");
   checkText(taskId, "taskId");
   const item = create(EventSchema, { event, taskId, payload: encode(data, registry) });
-  const size = toBinary(EventSchema, item).length;
-  if (size > maxSize) {
-    throw new PayloadError(
-      "data",
-      `the event is ${String(size)} bytes, of at most ${String(maxSize)}: send it in parts`,
-    );
-  }
-  return { item, size };
+  return { item, size: toBinary(EventSchema, item).length };
 }
 
 /**

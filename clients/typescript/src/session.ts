@@ -1,24 +1,16 @@
 /** A session as an application sees it. */
-import { setTimeout as sleep } from "node:timers/promises";
+import { setImmediate as turn, setTimeout as sleep } from "node:timers/promises";
 
-import type { Closed, Command, Conversation, Position } from "./conversation.js";
-import { SessionClientError, SessionEnded, SessionLost, SessionRefused, TakenOver, type StatusName } from "./errors.js";
-import { Backoff, type RetryPolicy } from "./retry.js";
-import { receivedBy, type StreamEnd } from "./status.js";
+import type { Closed, Command, Conversation, Position, Sendable } from "./conversation.js";
+import { askFor, type Credentials } from "./credentials.js";
+import { SessionClientError, SessionEnded, SessionLost, type PayloadError } from "./errors.js";
+import { Retries, type RetryPolicy } from "./retry.js";
 import { Stream, type Connection } from "./stream.js";
+import { failingInTurn } from "./turn.js";
+import { verdict } from "./verdict.js";
 
-/** Without an ErrorInfo these are for good (protocol D7). */
-const FINAL: ReadonlySet<StatusName> = new Set<StatusName>([
-  "INVALID_ARGUMENT",
-  "NOT_FOUND",
-  "PERMISSION_DENIED",
-  "FAILED_PRECONDITION",
-  "RESOURCE_EXHAUSTED",
-  "UNIMPLEMENTED",
-]);
-
-/** A client repeats an open for so long, then the outcome is unknown (protocol A6). */
-const REPEAT_OPEN_MS = 60_000;
+/** How long an open that was given up may take to be ended (protocol A6). */
+const GIVE_UP_MS = 5_000;
 
 /** How long the end of a session waits for the server to have heard of the last acknowledgement. */
 const LEAVE_MS = 5_000;
@@ -27,11 +19,6 @@ const LEAVE_MS = 5_000;
 export interface Abortable {
   readonly signal?: AbortSignal | undefined;
 }
-
-/** Asked at each attach for the metadata that says who is calling; the signal aborts when that takes too long. */
-export type Credentials = (options: {
-  readonly signal: AbortSignal;
-}) => Readonly<Record<string, string>> | Promise<Readonly<Record<string, string>>>;
 
 /** What has happened to the stream of a session. */
 export interface Attachment {
@@ -51,6 +38,11 @@ export interface Surroundings {
   readonly onAttachment: ((attachment: Attachment) => void) | undefined;
 }
 
+interface Sender {
+  readonly sendable: Sendable;
+  refusal?: PayloadError;
+}
+
 /**
  * One session; made by `SessionClient.open` and `SessionClient.resume`.
  *
@@ -65,7 +57,10 @@ export class Session implements AsyncIterable<Command>, AsyncDisposable {
   readonly #surroundings: Surroundings;
   readonly #left = new AbortController();
   readonly #waiters = new Set<() => void>();
-  readonly #senders: ReturnType<Conversation["encode"]>[] = []; // events that wait for room, in order
+  readonly #senders: Sender[] = []; // that wait for room, in order
+  readonly #pause = new AbortController(); // ends the wait for the next try
+  #givenUp: NodeJS.Timeout | undefined; // its open: nobody waits for it
+  #repeated = false; // the try is the last one
   #supervisor: Promise<void> = Promise.resolve();
   #stream: Stream | undefined;
   #answered: Stream | undefined; // the stream that was counted last
@@ -132,10 +127,14 @@ export class Session implements AsyncIterable<Command>, AsyncDisposable {
    * @throws {@link SessionClientError} it was lost or refused.
    */
   async send(event: string, data?: unknown, options: Abortable & { readonly taskId?: string } = {}): Promise<void> {
+    await failingInTurn(this.#send(event, data, options));
+  }
+
+  async #send(event: string, data: unknown, options: Abortable & { readonly taskId?: string }): Promise<void> {
     const { signal, taskId = "" } = options;
     signal?.throwIfAborted();
     this.#checkSend();
-    const sender = this.#conversation.encode(event, data, taskId);
+    const sender: Sender = { sendable: this.#conversation.encode(event, data, taskId) };
     this.#senders.push(sender);
     this.#admit();
     try {
@@ -149,6 +148,7 @@ export class Session implements AsyncIterable<Command>, AsyncDisposable {
       const index = this.#senders.indexOf(sender);
       if (index >= 0) this.#senders.splice(index, 1);
     }
+    if (sender.refusal !== undefined) throw sender.refusal;
   }
 
   /** The commands, until the session has ended; each one that is asked for acknowledges the one before. */
@@ -159,7 +159,7 @@ export class Session implements AsyncIterable<Command>, AsyncDisposable {
   /** As iterating over the session itself, with a signal that ends the wait for the next command. */
   commands({ signal }: Abortable = {}): AsyncIterable<Command> {
     // Without `return`: a loop that is left leaves the session as it is.
-    return { [Symbol.asyncIterator]: () => ({ next: () => this.#next(signal) }) };
+    return { [Symbol.asyncIterator]: () => ({ next: () => failingInTurn(this.#next(signal)) }) };
   }
 
   /**
@@ -174,6 +174,10 @@ export class Session implements AsyncIterable<Command>, AsyncDisposable {
    * @throws {@link SessionClientError} it was lost or refused.
    */
   async close(options: Abortable & { readonly reason?: string; readonly now?: boolean } = {}): Promise<Closed> {
+    return failingInTurn(this.#close(options));
+  }
+
+  async #close(options: Abortable & { readonly reason?: string; readonly now?: boolean }): Promise<Closed> {
     const { reason = "", now = false, signal } = options;
     signal?.throwIfAborted();
     if (this.#detached) throw new SessionEnded("the session is detached: resume it to close it");
@@ -198,6 +202,10 @@ export class Session implements AsyncIterable<Command>, AsyncDisposable {
    * @throws {@link SessionClientError} it was lost or refused.
    */
   async detach({ signal }: Abortable = {}): Promise<Position> {
+    return failingInTurn(this.#detach(signal));
+  }
+
+  async #detach(signal: AbortSignal | undefined): Promise<Position> {
     signal?.throwIfAborted();
     if (this.#detached) return this.position;
     if (this.closed === undefined) this.#check();
@@ -231,27 +239,32 @@ export class Session implements AsyncIterable<Command>, AsyncDisposable {
   async start({ signal }: Abortable, onOver: () => void): Promise<void> {
     this.#supervisor = this.#supervise().finally(onOver);
     try {
-      while (this.#attachments === 0) {
+      while (this.#attachments === 0 || this.#givenUp !== undefined) {
         signal?.throwIfAborted();
         this.#check();
+        if (this.#givenUp !== undefined) throw new SessionEnded("the client was closed before the session was open");
         await this.#change(signal);
       }
     } catch (error) {
-      await this.abandon();
+      this.#giveUp(); // in the background
       throw error;
     }
   }
 
   /** @internal Leaves the session as it is; one that has been read to its end lets the server know first. */
   async leave(): Promise<void> {
+    if (this.#attachments === 0) this.#giveUp();
+    if (this.#givenUp !== undefined) {
+      await this.#supervisor;
+      return;
+    }
     if (this.closed !== undefined && this.#conversation.inbox.head === undefined) await this.#settle();
     await this.abandon();
   }
 
   /** @internal Leaves the session as it is, without a word to the server; calls that wait reject. */
   async abandon(): Promise<void> {
-    this.#left.abort();
-    this.#stream?.leave();
+    this.#leave();
     await this.#supervisor;
   }
 
@@ -266,7 +279,10 @@ export class Session implements AsyncIterable<Command>, AsyncDisposable {
         const command = this.#detached ? undefined : this.#conversation.take();
         this.#wake();
         if (command !== undefined) return { done: false, value: command };
-        if (this.#detached || this.closed !== undefined) return { done: true, value: undefined };
+        if (this.#detached || this.closed !== undefined) {
+          await turn(); // a program may ask for ever, as in failingInTurn
+          return { done: true, value: undefined };
+        }
         this.#check();
         await this.#change(signal);
       }
@@ -293,7 +309,11 @@ export class Session implements AsyncIterable<Command>, AsyncDisposable {
   #admit(): void {
     if (this.closed !== undefined || this.#detached || this.#conversation.closing) return;
     for (let next = this.#senders[0]; next !== undefined; next = this.#senders[0]) {
-      if (!this.#conversation.send(next)) break;
+      try {
+        if (!this.#conversation.send(next.sendable)) break;
+      } catch (error) {
+        next.refusal = error as PayloadError; // a resume has brought a lower limit
+      }
       this.#senders.shift();
       this.#wake();
     }
@@ -301,47 +321,53 @@ export class Session implements AsyncIterable<Command>, AsyncDisposable {
 
   /** Attaches, again and again, until the session has ended or there is no hope. */
   async #supervise(): Promise<void> {
-    const { connection, retry } = this.#surroundings;
-    const backoff = new Backoff(retry);
-    let lostAt = performance.now();
+    const { connection, credentials, retry } = this.#surroundings;
+    const conversation = this.#conversation;
+    const retries = new Retries(retry, performance.now(), conversation.opened);
     let fresh = false; // refreshed credentials have been tried
     let defectAt: number | undefined;
     try {
       while (!this.#hasLeft()) {
-        const headers = await this.#headers();
+        const metadata = await this.#ask(credentials, retry.attachTimeoutMs);
         if (this.#hasLeft()) break;
-        this.#stream = new Stream(connection, this.#conversation, () => {
+        const before = this.#attachments;
+        this.#stream = new Stream(connection, conversation, retries, () => {
           this.#onResponse();
         });
-        const before = this.#attachments;
-        const end = await this.#stream.run(headers, retry.attachTimeoutMs);
+        const end = await this.#stream.run(metadata, retry.attachTimeoutMs);
+        this.#stream = undefined;
         if (end === undefined || this.#hasLeft()) break;
-        if (this.#attachments > before) {
-          lostAt = performance.now();
-          fresh = false;
-          backoff.reset();
-        }
+        if (this.#attachments > before) fresh = false;
         const unauthenticated = end.code === "UNAUTHENTICATED";
         const repeated = end.defectAt !== undefined && end.defectAt === defectAt;
         const exhausted = repeated || (fresh && unauthenticated);
         fresh ||= unauthenticated;
         defectAt = end.defectAt;
-        const delay = unauthenticated ? 0 : Math.max(backoff.next(), end.retryDelayMs);
-        const problem = this.#verdict(end, exhausted, performance.now() - lostAt + delay);
+        const decision = retries.broke(performance.now(), { told: end.retry !== "", askedMs: end.retryDelayMs });
+        const problem = verdict(conversation, end, decision, { exhausted, attached: this.#attachments > 0 });
+        if (this.#givenUp) {
+          // Where it was not answered, its app may run.
+          if (this.#repeated || this.closed !== undefined || problem !== undefined || end.retry === "REOPEN") break;
+          this.#repeated = true;
+          continue;
+        }
         // With `closed` in hand it is no loss: the server only has not heard the last ack.
         if (problem !== undefined && this.closed !== undefined) break;
-        this.#tell("lost", `${end.reason || end.code}: ${end.message}`, problem === undefined ? delay : undefined);
+        const delayMs = decision.action === "retry" && problem === undefined ? decision.delayMs : undefined;
+        this.#tell("lost", `${end.reason || end.code}: ${end.message}`, delayMs);
         if (problem !== undefined) {
           this.#error = problem;
-          break;
+          if (decision.action !== "lose" || conversation.opened || end.retry === "REOPEN") break;
+          this.#giveUp();
         }
         this.#fire(); // it is not attached any more
-        await sleep(delay, undefined, { signal: this.#left.signal }).catch(() => undefined);
+        await sleep(delayMs ?? 0, undefined, { signal: this.#pause.signal }).catch(() => undefined);
       }
     } catch (error) {
       if (error instanceof SessionClientError) this.#error = error;
       else this.#error = new SessionLost(`a defect of the client: ${String(error)}`, this.takenOver, { cause: error });
     } finally {
+      clearTimeout(this.#givenUp);
       if (this.closed === undefined) this.#error ??= new SessionEnded("this client has left the session");
       this.#stream = undefined;
       this.#over = true;
@@ -349,63 +375,29 @@ export class Session implements AsyncIterable<Command>, AsyncDisposable {
     }
   }
 
-  /**
-   * Returns what ends the session for this client; undefined to try again (protocol D7).
-   *
-   * @param exhausted what could be tried has been tried.
-   * @param unattachedMs without an attachment, until the next try.
-   */
-  #verdict(end: StreamEnd, exhausted: boolean, unattachedMs: number): SessionClientError | undefined {
-    const conversation = this.#conversation;
-    const { code, message, reason, retry, details } = end;
-    const takenOver = Math.max(conversation.takenOver, receivedBy(end));
-    const final = retry === "" && FINAL.has(code);
-    if (exhausted || final || !["", "RESUME", "REOPEN"].includes(retry)) {
-      const Refusal = reason === "TAKEN_OVER" ? TakenOver : SessionRefused;
-      return new Refusal(message, code, reason, details, takenOver);
+  /** Ends an open that nobody waits for any more: its app may be running (protocol A6). */
+  #giveUp(): void {
+    if (this.#givenUp !== undefined || this.#over) return;
+    if (!this.#conversation.mayHaveOpened) {
+      this.#leave();
+      return;
     }
-    const refused = retry === "REOPEN" || (retry !== "" && code === "UNAUTHENTICATED");
-    if (!conversation.resumable && (this.#attachments > 0 || !refused)) {
-      // Whether an open without a request id has run the app is not known (protocol A6).
-      return new SessionLost(`the stream of a plain session broke: ${code} ${message}`, takenOver);
-    }
-    if (retry === "REOPEN" && (conversation.opened || reason === "SESSION_NOT_FOUND")) {
-      return new SessionLost(`${reason}: ${message}`, takenOver);
-    }
-    const { totalMs } = this.#surroundings.retry;
-    const limit = conversation.opened ? totalMs : Math.min(totalMs, REPEAT_OPEN_MS);
-    if (unattachedMs > limit) {
-      const what = conversation.opened ? "not reached" : "not opened, as far as is known,";
-      return new SessionLost(`the session was ${what} within ${String(limit)} ms: ${code} ${message}`, takenOver);
-    }
-    return undefined;
+    this.#givenUp = setTimeout(() => {
+      this.#leave();
+    }, GIVE_UP_MS);
+    this.#repeated = this.#stream === undefined; // the next one is the repeat
+    this.#conversation.giveUp();
+    this.#pause.abort();
+    this.#wake();
+    this.#fire();
   }
 
-  async #headers(): Promise<Readonly<Record<string, string>>> {
-    const { credentials, retry } = this.#surroundings;
-    if (credentials === undefined) return {};
-    const giveUp = new AbortController();
-    const { signal } = giveUp;
-    const timer = setTimeout(() => {
-      giveUp.abort(new Error(`no answer within ${String(retry.attachTimeoutMs)} ms`));
-    }, retry.attachTimeoutMs);
-    const onLeft = () => {
-      giveUp.abort();
-    };
-    this.#left.signal.addEventListener("abort", onLeft);
+  async #ask(credentials: Credentials | undefined, timeoutMs: number): Promise<Readonly<Record<string, string>>> {
     try {
-      const headers = await Promise.race([credentials({ signal }), rejectOn(signal)]);
-      if (!Object.values(headers).every((text) => typeof text === "string")) {
-        throw new TypeError("metadata is texts by their names");
-      }
-      new Headers(headers); // throws for what no header can hold
-      return headers;
+      return await askFor(credentials, timeoutMs, this.#left.signal);
     } catch (error) {
       if (this.#hasLeft()) return {};
       throw new SessionLost(`asking for credentials failed: ${String(error)}`, this.takenOver, { cause: error });
-    } finally {
-      clearTimeout(timer);
-      this.#left.signal.removeEventListener("abort", onLeft);
     }
   }
 
@@ -419,11 +411,18 @@ export class Session implements AsyncIterable<Command>, AsyncDisposable {
   }
 
   #tell(state: Attachment["state"], error = "", retryInMs?: number): void {
+    if (this.#givenUp !== undefined) return;
     try {
       this.#surroundings.onAttachment?.({ session: this, state, error, retryInMs });
     } catch (defect) {
       process.emitWarning(`onAttachment of session ${this.id} failed: ${String(defect)}`);
     }
+  }
+
+  #leave(): void {
+    this.#left.abort();
+    this.#pause.abort();
+    this.#stream?.leave();
   }
 
   #hasLeft(): boolean {
@@ -479,14 +478,4 @@ export class Session implements AsyncIterable<Command>, AsyncDisposable {
       clearTimeout(timer);
     }
   }
-}
-
-/** Rejects when the signal aborts, with its reason. */
-async function rejectOn(signal: AbortSignal): Promise<never> {
-  await new Promise<void>((resolve) => {
-    signal.addEventListener("abort", () => {
-      resolve();
-    });
-  });
-  throw signal.reason;
 }

@@ -4,6 +4,8 @@ import { BinaryReader } from "@bufbuild/protobuf/wire";
 import { durationMs, DurationSchema } from "@bufbuild/protobuf/wkt";
 import { Code, type ConnectError } from "@connectrpc/connect";
 
+import { Mistake } from "./connections.js";
+
 import type { StatusName } from "./errors.js";
 
 const DOMAIN = "session_service";
@@ -42,6 +44,8 @@ export interface StreamEnd {
   readonly retryDelayMs: number;
   /** The sequence at which a response could not be taken; twice at the same one is for good (protocol D7). */
   readonly defectAt?: number;
+  /** Nothing was sent, and nothing would be by the next try. */
+  readonly mistake?: Mistake;
 }
 
 /** A `StreamEnd` that no server told. */
@@ -52,9 +56,29 @@ export function localEnd(code: StatusName, message: string, defectAt?: number): 
 
 /** Reads the status of a call, and what is in its details. */
 export function statusOf(error: ConnectError): StreamEnd {
-  let end = localEnd(NAMES[error.code], error.rawMessage);
-  for (const detail of error.details) {
-    if (!("type" in detail)) continue; // one that is to be sent
+  if (error.cause instanceof Mistake) return { ...localEnd("UNAVAILABLE", error.cause.message), mistake: error.cause };
+  // Others are to be sent.
+  return endOf(
+    NAMES[error.code],
+    error.rawMessage,
+    error.details.filter((detail) => "type" in detail),
+  );
+}
+
+/** Reads the `google.rpc.Status` of a `Failed`; undefined where it is none. */
+export function statusIn(bytes: Uint8Array): StreamEnd | undefined {
+  return readOrNothing(bytes, readStatus);
+}
+
+/** A google.protobuf.Any, by the name of its type. */
+interface Detail {
+  readonly type: string;
+  readonly value: Uint8Array;
+}
+
+function endOf(code: StatusName, message: string, details: readonly Detail[]): StreamEnd {
+  let end = localEnd(code, message);
+  for (const detail of details) {
     if (detail.type === "google.rpc.ErrorInfo") {
       const info = readOrNothing(detail.value, readErrorInfo);
       if (info?.domain !== DOMAIN) continue;
@@ -88,6 +112,24 @@ interface ErrorInfo {
 }
 
 // By hand, since nothing on npm has google.rpc's messages for protobuf-es 2: they are smaller than their generated code.
+function readStatus(bytes: Uint8Array): StreamEnd | undefined {
+  let code = 0;
+  let message = "";
+  const details: Detail[] = [];
+  readFields(bytes, {
+    1: (reader) => (code = reader.int32()),
+    2: (reader) => (message = reader.string()),
+    3: (reader) => {
+      let type = "";
+      let value: Uint8Array = new Uint8Array();
+      readFields(reader.bytes(), { 1: (any) => (type = any.string()), 2: (any) => (value = any.bytes()) });
+      details.push({ type: type.slice(type.lastIndexOf("/") + 1), value });
+    },
+  });
+  const name = (NAMES as Readonly<Record<number, StatusName | undefined>>)[code];
+  return name === undefined ? undefined : endOf(name, message, details);
+}
+
 function readErrorInfo(bytes: Uint8Array): ErrorInfo {
   const info: ErrorInfo = { reason: "", domain: "", metadata: {} };
   readFields(bytes, {

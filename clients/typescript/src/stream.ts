@@ -5,7 +5,8 @@ import type { Conversation } from "./conversation.js";
 import { SequenceGap, Violation } from "./delivery/violation.js";
 import { PayloadError } from "./errors.js";
 import type { AttachRequest, AttachResponse } from "./gen/session_service/v1/session_pb.js";
-import { localEnd, statusOf, type StreamEnd } from "./status.js";
+import type { Retries } from "./retry.js";
+import { localEnd, statusIn, statusOf, type StreamEnd } from "./status.js";
 
 /** An ack that nothing carries goes alone after this time (protocol D3). */
 const ACK_DELAY_MS = 20;
@@ -13,7 +14,7 @@ const ACK_DELAY_MS = 20;
 /** Intervals of silence after which a stream counts as broken (protocol F3). */
 const SILENT_INTERVALS = 3;
 
-/** What a server has to end the call when everything has been said. */
+/** What a server has to end the call when everything has been said, or an error has been. */
 const FAREWELL_MS = 5_000;
 
 /** Where streams come from. */
@@ -28,7 +29,7 @@ export interface Connection {
   onNoAnswer(): void;
 }
 
-type TimerName = "attach" | "ack" | "heartbeat" | "farewell";
+type TimerName = "attach" | "ack" | "heartbeat" | "hold" | "farewell";
 
 /** Carries a conversation over one call, until the call or the session ends. */
 export class Stream {
@@ -49,6 +50,7 @@ export class Stream {
   constructor(
     private readonly connection: Connection,
     private readonly conversation: Conversation,
+    private readonly retries: Retries,
     private readonly changed: () => void,
   ) {}
 
@@ -100,7 +102,7 @@ export class Stream {
   async *#requests(): AsyncGenerator<AttachRequest, void, void> {
     const { conversation } = this;
     yield conversation.firstRequest();
-    while (!conversation.finished) {
+    while (!conversation.said && this.#end === undefined) {
       const request = this.#nextRequest();
       if (this.#hasLeft()) return;
       if (request !== undefined) {
@@ -112,9 +114,7 @@ export class Stream {
         if (this.#hasLeft()) return;
       }
     }
-    this.#start("farewell", FAREWELL_MS, () => {
-      this.leave();
-    });
+    this.#startFarewell(); // and half-closes (protocol E2)
   }
 
   #nextRequest(): AttachRequest | undefined {
@@ -122,7 +122,11 @@ export class Stream {
     const heartbeat = this.#heartbeat;
     this.#ack = this.#heartbeat = false;
     try {
-      return this.conversation.nextRequest({ ack, heartbeat });
+      const request = this.conversation.nextRequest({ ack, heartbeat });
+      if (request !== undefined && request.firstSequence > 0n) {
+        this.retries.written(performance.now(), this.conversation.outbox.sent);
+      }
+      return request;
     } catch (error) {
       this.#defect = { error };
       this.leave();
@@ -139,9 +143,7 @@ export class Stream {
       for await (const response of this.connection.attach(this.#requests(), headers, this.#call.signal)) {
         if (this.#hasLeft()) break;
         this.#receivedAt = performance.now();
-        const { attached } = conversation;
-        conversation.receive(response);
-        if (conversation.attached && !attached) this.#onAttached();
+        this.#onResponse(response);
         this.wake();
         this.changed();
         await this.#roomOfPlain();
@@ -159,6 +161,26 @@ export class Stream {
     }
   }
 
+  #onResponse(response: AttachResponse): void {
+    const { conversation, retries } = this;
+    const { attached, outbox, inbox } = conversation;
+    const { acked } = outbox;
+    const { expected } = inbox;
+    conversation.receive(response);
+    if (conversation.resumable && conversation.outbox.acked > acked) {
+      retries.acked(this.#receivedAt, conversation.outbox.acked);
+    }
+    if (inbox.expected > expected) retries.progressed(this.#receivedAt);
+    if (conversation.attached && !attached) this.#onAttached();
+    if (response.control.case === "failed") this.#onFailed(response.control.value.status);
+  }
+
+  /** The call is about to end with this error; a proxy may lose its status, and then this holds (protocol E2). */
+  #onFailed(status: Uint8Array): void {
+    this.#end ??= statusIn(status);
+    if (this.#end !== undefined) this.#startFarewell();
+  }
+
   /** Lets HTTP/2 hold the server of a plain session back while the application is slow (protocol P4). */
   async #roomOfPlain(): Promise<void> {
     const { conversation } = this;
@@ -173,8 +195,17 @@ export class Stream {
 
   #onAttached(): void {
     clearTimeout(this.#timers.get("attach"));
-    this.#start("heartbeat", this.conversation.heartbeatMs, () => {
+    const { conversation } = this;
+    const { heartbeatMs } = conversation;
+    this.#start("heartbeat", heartbeatMs, () => {
       this.#onHeartbeatTimer();
+    });
+    const holdMs = this.retries.attached(this.#receivedAt, { idle: conversation.outbox.empty, heartbeatMs });
+    conversation.held = holdMs > 0;
+    if (!conversation.held) return;
+    this.#start("hold", holdMs, () => {
+      conversation.held = false;
+      this.#wakeup.ring();
     });
   }
 
@@ -203,7 +234,14 @@ export class Stream {
     this.leave();
   }
 
+  #startFarewell(): void {
+    this.#start("farewell", FAREWELL_MS, () => {
+      this.leave();
+    });
+  }
+
   #start(name: TimerName, ms: number, onTimer: () => void): void {
+    clearTimeout(this.#timers.get(name));
     this.#timers.set(
       name,
       setTimeout(() => {

@@ -1,17 +1,19 @@
 /** Connect's gRPC over Node's HTTP/2, with one change: whatever is amiss with a response, its call is cancelled. */
 import type { Transport } from "@connectrpc/connect";
-import { createNodeHttpClient, type Http2SessionManager } from "@connectrpc/connect-node";
+import { createNodeHttpClient } from "@connectrpc/connect-node";
 import type { UniversalClientFn } from "@connectrpc/connect/protocol";
 import { createTransport } from "@connectrpc/connect/protocol-grpc";
 
-/** What gRPC libraries take by default (protocol F7). */
-const MAX_MESSAGE = 4 * 1024 * 1024;
+import type { Connections } from "./connections.js";
 
-export function createGrpcTransport(baseUrl: string, sessionManager: Http2SessionManager): Transport {
-  const client = createNodeHttpClient({ httpVersion: "2", sessionProvider: () => sessionManager });
+/** The most that Connect can take: what `Limits` grants holds, and no limit of our own (protocol F7). */
+const MAX_MESSAGE = 0xffffffff;
+
+export function createGrpcTransport(connections: Connections): Transport {
+  const client = createNodeHttpClient({ httpVersion: "2", sessionProvider: () => connections });
   return createTransport({
     httpClient: cancelling(client),
-    baseUrl,
+    baseUrl: connections.url,
     useBinaryFormat: true,
     interceptors: [],
     acceptCompression: [],

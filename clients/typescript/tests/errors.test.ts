@@ -75,7 +75,6 @@ for (const [code, name] of [
   [INVALID_ARGUMENT, "INVALID_ARGUMENT"],
   [NOT_FOUND, "NOT_FOUND"],
   [PERMISSION_DENIED, "PERMISSION_DENIED"],
-  [RESOURCE_EXHAUSTED, "RESOURCE_EXHAUSTED"],
   [FAILED_PRECONDITION, "FAILED_PRECONDITION"],
   [UNIMPLEMENTED, "UNIMPLEMENTED"],
 ] as const) {
@@ -88,6 +87,34 @@ for (const [code, name] of [
     assert.equal(fake.calls.length, 2);
   });
 }
+
+test("D7: without an ErrorInfo RESOURCE_EXHAUSTED is final before the first opened, and not after it", async () => {
+  await using full = await FakeServer.start(async (call) => {
+    await call.read();
+    call.end(RESOURCE_EXHAUSTED);
+  });
+  await assert.rejects(
+    talk(full),
+    (error: unknown) => error instanceof SessionRefused && error.code === "RESOURCE_EXHAUSTED",
+  );
+  assert.equal(full.calls.length, 1);
+  const notNow: Script = async (call) => {
+    await call.read();
+    call.end(RESOURCE_EXHAUSTED);
+  };
+  await using fake = await FakeServer.start(end(RESOURCE_EXHAUSTED), notNow, endWell);
+  assert.deepEqual(await talk(fake), WELL);
+});
+
+test("D7: nor is RESOURCE_EXHAUSTED final where a session is resumed by another client", async () => {
+  await using fake = await FakeServer.start(async (call) => {
+    await call.read();
+    call.end(RESOURCE_EXHAUSTED);
+  }, endWell);
+  await using client = new SessionClient(fake.address, { retry: QUICK });
+  const session = await client.resume({ id: "s-1", token: "token", received: 0, sent: 0 });
+  await session.close();
+});
 
 for (const retry of ["NEVER", "WHENEVER", undefined]) {
   test(`retry ${String(retry)} is told to the application, whatever the status`, async () => {
@@ -141,6 +168,54 @@ test("taken over by a late stream of this client is taken back, under the same c
   assert.deepEqual(await talk(fake), WELL);
   const ids = fake.calls.map(({ requests }) => (requests[0]?.control.value as { clientId: string }).clientId);
   assert.equal(ids[0], ids[1]);
+});
+
+for (const plain of [false, true]) {
+  for (const attached of [true, false]) {
+    test(`E2: failed ${attached ? "after" : "before"} the answer is obeyed over the status, ${plain ? "plain" : "resumable"}`, async () => {
+      await using fake = await FakeServer.start(async (call) => {
+        if (attached) await call.attach();
+        else await call.read();
+        call.fail("TAKEN_OVER", "NEVER", ABORTED, { metadata: { received: "3" } });
+        await call.readAll(); // which half-closes
+        call.reset(); // as a proxy that has lost the status
+      });
+      await assert.rejects(
+        talk(fake, { plain }),
+        (error: unknown) => error instanceof TakenOver && error.takenOver === 3,
+      );
+      assert.equal(fake.calls.length, 1);
+    });
+  }
+}
+
+test("E2: a failed that says RESUME is resumed from, also where the status never comes", async () => {
+  await using fake = await FakeServer.start(async (call) => {
+    await call.attach();
+    call.fail("INTERNAL", "RESUME", INTERNAL);
+    assert.equal(await call.over, CANCEL);
+  }, endWell);
+  assert.deepEqual(await talk(fake), WELL);
+});
+
+test("E2: a failed that does not decode says nothing", async () => {
+  await using fake = await FakeServer.start(async (call) => {
+    await call.attach();
+    call.write({ control: { case: "failed", value: { status: new Uint8Array([0xff]) } } });
+    call.refuse("R", "NEVER", ABORTED);
+  });
+  await assert.rejects(talk(fake), /^SessionRefused: R: /);
+});
+
+test("E2: a plain session half-closes when it sees closed, and is well whatever the status", async () => {
+  await using fake = await FakeServer.start(async (call) => {
+    await call.attach();
+    call.writeCommands(0, 1);
+    call.writeClosed(0);
+    await call.readAll();
+    call.reset();
+  });
+  assert.deepEqual(await talk(fake, { plain: true }), [0, "COMPLETED"]);
 });
 
 test("the client waits as long as the server asks", async () => {

@@ -171,31 +171,15 @@ export class FakeCall {
   }
 
   /** Ends the call with an ErrorInfo; with a RetryInfo where there is a `delayMs`. */
-  refuse(
-    reason: string,
-    retry: string | undefined,
-    code: number,
-    { domain = "session_service", delayMs = undefined as number | undefined, metadata = {} } = {},
-  ): void {
-    const info = new BinaryWriter().tag(1, WireType.LengthDelimited).string(reason);
-    info.tag(2, WireType.LengthDelimited).string(domain);
-    for (const [key, value] of Object.entries(retry === undefined ? metadata : { ...metadata, retry })) {
-      info.tag(3, WireType.LengthDelimited).fork();
-      info.tag(1, WireType.LengthDelimited).string(key).tag(2, WireType.LengthDelimited).string(value).join();
-    }
-    const status = new BinaryWriter().tag(1, WireType.Varint).int32(code);
-    status.tag(2, WireType.LengthDelimited).string(`the fake says ${reason}`);
-    writeAny(status, "google.rpc.ErrorInfo", info.finish());
-    if (delayMs !== undefined) {
-      const delay = toBinary(DurationSchema, durationFromMs(delayMs));
-      writeAny(
-        status,
-        "google.rpc.RetryInfo",
-        new BinaryWriter().tag(1, WireType.LengthDelimited).bytes(delay).finish(),
-      );
-    }
+  refuse(reason: string, retry: string | undefined, code: number, { domain, delayMs, metadata }: Details = {}): void {
     this.end(code, `the fake says ${reason}`);
-    this.#trailers["grpc-status-details-bin"] = Buffer.from(status.finish()).toString("base64");
+    const status = statusOf(reason, retry, code, { domain, delayMs, metadata });
+    this.#trailers["grpc-status-details-bin"] = Buffer.from(status).toString("base64");
+  }
+
+  /** Writes such an error as the control part `failed`; the status is still to come. */
+  fail(reason: string, retry: string, code: number, details: Details = {}): void {
+    this.write({ control: { case: "failed", value: { status: statusOf(reason, retry, code, details) } } });
   }
 
   /** Breaks the stream. */
@@ -275,4 +259,33 @@ function writeAny(status: BinaryWriter, type: string, value: Uint8Array): void {
   status.tag(3, WireType.LengthDelimited).fork();
   status.tag(1, WireType.LengthDelimited).string(`type.googleapis.com/${type}`);
   status.tag(2, WireType.LengthDelimited).bytes(value).join();
+}
+
+interface Details {
+  domain?: string | undefined;
+  delayMs?: number | undefined;
+  metadata?: Readonly<Record<string, string>> | undefined;
+}
+
+/** An encoded google.rpc.Status with an ErrorInfo; with a RetryInfo where there is a `delayMs`. */
+function statusOf(
+  reason: string,
+  retry: string | undefined,
+  code: number,
+  { domain = "session_service", delayMs, metadata = {} }: Details,
+): Uint8Array {
+  const info = new BinaryWriter().tag(1, WireType.LengthDelimited).string(reason);
+  info.tag(2, WireType.LengthDelimited).string(domain);
+  for (const [key, value] of Object.entries(retry === undefined ? metadata : { ...metadata, retry })) {
+    info.tag(3, WireType.LengthDelimited).fork();
+    info.tag(1, WireType.LengthDelimited).string(key).tag(2, WireType.LengthDelimited).string(value).join();
+  }
+  const status = new BinaryWriter().tag(1, WireType.Varint).int32(code);
+  status.tag(2, WireType.LengthDelimited).string(`the fake says ${reason}`);
+  writeAny(status, "google.rpc.ErrorInfo", info.finish());
+  if (delayMs !== undefined) {
+    const delay = toBinary(DurationSchema, durationFromMs(delayMs));
+    writeAny(status, "google.rpc.RetryInfo", new BinaryWriter().tag(1, WireType.LengthDelimited).bytes(delay).finish());
+  }
+  return status.finish();
 }

@@ -15,6 +15,7 @@ const run = promisify(execFile);
 test("the public names are these", () => {
   assert.deepEqual(Object.keys(index).sort(), [
     "PayloadError",
+    "PoisonedEventError",
     "SessionClient",
     "SessionClientError",
     "SessionEnded",

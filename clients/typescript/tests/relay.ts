@@ -7,7 +7,8 @@ export class Relay implements AsyncDisposable {
 
   private constructor(private readonly server: Server) {}
 
-  static async start(target: string): Promise<Relay> {
+  /** `mostUp` is how many bytes may go up on a connection; it is reset instead of bringing more. */
+  static async start(target: string, { mostUp = Infinity } = {}): Promise<Relay> {
     const [host, port] = target.split(":");
     const server = createServer();
     const relay = new Relay(server);
@@ -25,6 +26,9 @@ export class Relay implements AsyncDisposable {
         });
         one.pipe(other);
       }
+      near.on("data", () => {
+        if (near.bytesRead > mostUp) near.resetAndDestroy();
+      });
     });
     server.listen(0, "127.0.0.1");
     await once(server, "listening");

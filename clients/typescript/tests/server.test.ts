@@ -114,6 +114,46 @@ describe("with the real server", { skip: NO_SERVER }, () => {
     assert.ok(session.attached);
   });
 
+  test("more sessions than streams per connection are open at once, over further connections", async () => {
+    await using narrow = await Server.start("127.0.0.1:0", "--max-connection-streams", "10");
+    const states = new Set<string>();
+    await using client = new SessionClient(narrow.address, { onAttachment: ({ state }) => states.add(state) });
+    const sessions = await Promise.all(Array.from({ length: 35 }, () => client.open("echo")));
+    for (const [index, session] of sessions.entries()) await session.send("say", index);
+    for (const [index, session] of sessions.entries()) {
+      for await (const { spec } of session) {
+        assert.equal(spec, index);
+        break;
+      }
+    }
+    await Promise.all(sessions.map((session) => session.close()));
+    await using another = await client.open("echo");
+    assert.ok(another.attached);
+    assert.deepEqual([...states], ["attached"]); // none has waited until its try was over
+  });
+
+  test("messages as large as the server allows go both ways", async () => {
+    const options = ["--max-message-bytes", "8000000"];
+    await using wide = await Server.start("127.0.0.1:0", ...options);
+    await using client = new SessionClient(wide.address);
+    await using session = await client.open("echo");
+    const text = "x".repeat(5_000_000);
+    await session.send("say", text);
+    for await (const { spec } of session) {
+      assert.equal(spec, text);
+      break;
+    }
+  });
+
+  test("metadata of any size reaches the server, which says that it is too much", async () => {
+    const credentials = () => ({ authorization: "x".repeat(120_000) });
+    await using client = new SessionClient(server.address, { credentials });
+    await assert.rejects(
+      client.open("echo"),
+      (error: unknown) => error instanceof SessionRefused && error.code === "RESOURCE_EXHAUSTED",
+    );
+  });
+
   test("a refusal says why", async () => {
     await using client = new SessionClient(server.address);
     await assert.rejects(

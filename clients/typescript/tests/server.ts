@@ -9,7 +9,8 @@ import { fileURLToPath } from "node:url";
 /** The package's folder. */
 export const PACKAGE = join(dirname(fileURLToPath(import.meta.url)), "..", "..");
 
-const PROGRAM = process.env["SESSION_SERVICE"] ?? join(PACKAGE, "..", "..", ".venv", "bin", "session-service");
+/** The server's command line. */
+export const PROGRAM = process.env["SESSION_SERVICE"] ?? join(PACKAGE, "..", "..", ".venv", "bin", "session-service");
 
 /** Why tests that need the server are skipped; false where it is there. With CI set they fail instead. */
 export const NO_SERVER: string | false =
@@ -22,8 +23,8 @@ export class Server implements AsyncDisposable {
     private readonly process: ReturnType<typeof spawn>,
   ) {}
 
-  static async start(listen = "127.0.0.1:0"): Promise<Server> {
-    const process = spawn(PROGRAM, ["serve", "--listen", listen, "session_service.examples:apps"], {
+  static async start(listen = "127.0.0.1:0", ...options: string[]): Promise<Server> {
+    const process = spawn(PROGRAM, ["serve", "--listen", listen, ...options, "session_service.examples:apps"], {
       cwd: join(PACKAGE, "..", ".."),
       stdio: ["ignore", "pipe", "inherit"],
     });

@@ -4,7 +4,7 @@ import { createServer, type Socket } from "node:net";
 import type { AddressInfo } from "node:net";
 import { test } from "node:test";
 
-import { create } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { anyPack, AnySchema, durationFromMs, DurationSchema, type Any } from "@bufbuild/protobuf/wkt";
 import { createRegistry } from "@bufbuild/protobuf";
 
@@ -18,7 +18,7 @@ import {
   type Command,
   type Session,
 } from "../src/index.js";
-import { CloseReason, PayloadFormat, type AttachRequest } from "../src/v1.js";
+import { AttachRequestSchema, CloseReason, PayloadFormat, type AttachRequest } from "../src/v1.js";
 import { FakeServer, type FakeCall, type Script } from "./fake.js";
 
 const QUICK = { initialMs: 5, maximumMs: 20, totalMs: 20_000, attachTimeoutMs: 10_000 };
@@ -329,16 +329,73 @@ test("a wait for a command that is aborted loses none", async () => {
   assert.deepEqual(await specsOf(session), [1]);
 });
 
-test("an opening that is aborted cancels its call", async () => {
-  const abort = new AbortController();
+test("an event that became too large while it waited is refused before it has a sequence", async () => {
+  await using fake = await FakeServer.start(
+    async (call) => {
+      await call.attach({ eventWindow: { messages: 1, bytes: 1 << 20 } });
+      await readEvents(call, 1);
+      call.cut();
+    },
+    async (call) => {
+      await call.attach({ maxMessageBytes: 3000 }, 1);
+      assert.deepEqual(await readEvents(call, 1), [[2, '"small"']]);
+      await endWell(call, 0);
+    },
+  );
+  await using client = clientOf(fake);
+  const session = await client.open("app");
+  await session.send("e", 1);
+  const large = assert.rejects(session.send("e", "x".repeat(3000)), PayloadError);
+  const small = session.send("e", "small");
+  await Promise.all([large, small]);
+  assert.deepEqual(await specsOf(session), []);
+});
+
+test("F7: what Limits allows goes both ways, beyond what gRPC libraries take by themselves", async () => {
+  const large = "x".repeat(5_000_000);
   await using fake = await FakeServer.start(async (call) => {
-    await call.read();
-    abort.abort(new Error("enough"));
-    assert.equal(await call.over, CANCEL);
+    await call.attach({ maxMessageBytes: 6_000_000 });
+    const [[, payload] = []] = await readEvents(call, 1);
+    assert.equal(payload, `"${large}"`);
+    call.write({ firstSequence: 1n, commands: [{ payload: { case: "json", value: `"${large}"` } }] });
+    await endWell(call, 1);
   });
   await using client = clientOf(fake);
-  await assert.rejects(client.open("app", { signal: abort.signal }), /enough/);
-  await assert.rejects(client.open("app", { signal: abort.signal }), /enough/);
+  const session = await client.open("app");
+  await session.send("e", large);
+  assert.deepEqual(await specsOf(session), [large]);
+});
+
+test("F7: the largest event and a close with the longest reason are no message that is too large", async () => {
+  const maxMessageBytes = 300_000;
+  await using fake = await FakeServer.start(async (call) => {
+    await call.attach({ maxMessageBytes });
+    await call.readUntil(({ control }) => control.case === "close");
+    for (const request of call.requests) {
+      assert.ok(toBinary(AttachRequestSchema, request).length <= maxMessageBytes);
+    }
+    await endWell(call, 0);
+  });
+  await using client = clientOf(fake);
+  const session = await client.open("app");
+  let size = maxMessageBytes;
+  for (let sent = false; !sent; size -= 16) {
+    sent = await session.send("e", "x".repeat(size)).then(
+      () => true,
+      () => false,
+    );
+  }
+  await session.close({ reason: "\u20ac".repeat(1000) });
+});
+
+test("E2: a resumable client half-closes once it has written the ack of closed", async () => {
+  await using fake = await FakeServer.start(async (call) => {
+    await call.attach();
+    await endWell(call, 0);
+    await call.readAll();
+  });
+  await using client = clientOf(fake);
+  assert.deepEqual(await specsOf(await client.open("app")), []);
   await fake.calls[0]?.over;
 });
 

@@ -41,6 +41,16 @@ export class Outbox<T> {
     return this.#sentUpTo;
   }
 
+  /** The size of the first element that is not acknowledged; 0 where there is none. */
+  get firstSize(): number {
+    return (this.#sent[0] ?? this.#queue[0])?.size ?? 0;
+  }
+
+  /** The size of the first element that was not written on the current stream; 0 where there is none. */
+  get nextSize(): number {
+    return this.#queue[0]?.size ?? 0;
+  }
+
   /** The sequence of the newest element, 0 before the first. */
   get last(): number {
     return this.#sentUpTo + this.#queue.length;
