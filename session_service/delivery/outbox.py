@@ -65,6 +65,11 @@ class Outbox(Generic[T]):
         return self.acked + len(self._elements)
 
     @property
+    def head(self) -> tuple[T, int] | None:
+        """The first element not yet acknowledged, and its size; None when there is none."""
+        return self._elements[0] if self._elements else None
+
+    @property
     def waiting(self) -> bool:
         """True when something has not been written on the current stream."""
         return self.sent - self.acked < len(self._elements)
