@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from session_client import SessionClient
+from session_client.connections import Connection
 from session_client.stream import Call
 
 from session_service.v1 import session_pb2 as pb
@@ -50,8 +51,8 @@ class Recorder(SessionClient):
         super().__init__(address)
         self._written: list[bytes] = []
 
-    def _attach(self, metadata: Mapping[str, str]) -> Call:
-        call = super()._attach(metadata)
+    def _attach(self, metadata: Mapping[str, str]) -> tuple[Call, Connection]:
+        call, connection = super()._attach(metadata)
         write = call.write
 
         async def record(request: bytes) -> None:
@@ -59,7 +60,7 @@ class Recorder(SessionClient):
             await write(request)
 
         call.write = record  # type: ignore[method-assign]
-        return call
+        return call, connection
 
     def batches(self) -> list[Batch]:
         """Return what can be written in another session too."""

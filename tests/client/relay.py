@@ -9,6 +9,12 @@ The shape, as tests use it::
     relay.black_hole()                          # connections stay, and nothing comes through, either way
     relay.restore()                             # what was held up goes on
     await relay.passed(4096)                    # so many bytes more have come from the server
+
+Or it is a path with a will of its own, over and over::
+
+    relay.most = 100_000                        # resets a connection on which the client has sent more bytes
+    relay.offence = b"DROP TABLE"               # resets one on which the client has sent this
+    relay.lifetime = 0.05                       # resets each connection so many seconds after its beginning
 """
 
 from __future__ import annotations
@@ -24,11 +30,17 @@ class Relay:
     Attributes:
         address: where it listens.
         connections: how many it has accepted.
+        most: bytes that it lets a client send on one connection; None for any number.
+        offence: what it lets no client say.
+        lifetime: seconds after which it resets a connection; None for never.
     """
 
     def __init__(self, target: str) -> None:
         self.address = ""
         self.connections = 0
+        self.most: int | None = None
+        self.offence: bytes | None = None
+        self.lifetime: float | None = None
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self._server: asyncio.Server | None = None
@@ -160,9 +172,24 @@ class _End(asyncio.Protocol):
 class _Inward(_End):
     """The client's."""
 
+    def __init__(self, relay: Relay) -> None:
+        super().__init__(relay)
+        self._said = b""
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        if self.relay.lifetime is not None:
+            asyncio.get_running_loop().call_later(self.relay.lifetime, self.end)
         self.relay.run(self)
+
+    def data_received(self, data: bytes) -> None:
+        most, offence = self.relay.most, self.relay.offence
+        if most is not None or offence is not None:
+            self._said += data
+            if (most is not None and len(self._said) > most) or (offence is not None and offence in self._said):
+                self.end()
+                return
+        super().data_received(data)
 
 
 class _Outward(_End):

@@ -43,6 +43,11 @@ class Served:
         return list(self.server.manager._sessions.values())
 
     @property
+    def running(self) -> list[ManagedSession]:
+        """Those whose app runs."""
+        return [managed for managed in self.sessions if not managed.session.ended]
+
+    @property
     def only(self) -> ManagedSession:
         """The session, where there is one."""
         [session] = self.sessions

@@ -64,7 +64,6 @@ async def test_entering(serve: Serve, resumable: bool, turns: int) -> None:
     async with SessionClient(served.address, retry=QUICK) as client:
         session = client.open("echo", resumable=resumable)
         if await cancelled_after(turns, session.__aenter__()) is None:
-            assert client_tasks() == []
             async with asyncio.timeout(STUCK):
                 for call in (session.send_event("say"), anext(session, "the end"), session.close()):
                     with pytest.raises((SessionClientError, RuntimeError)):
@@ -74,6 +73,9 @@ async def test_entering(serve: Serve, resumable: bool, turns: int) -> None:
             await session.__aexit__(None, None, None)
         async with client.open("echo", resumable=resumable) as session:
             await still_talks(session)
+    assert client_tasks() == []  # what closes an open that was given up has done so (A6)
+    async with asyncio.timeout(STUCK):
+        await eventually(lambda: not served.running)
 
 
 @either_kind
@@ -182,7 +184,9 @@ async def test_the_task_that_holds_the_session(serve: Serve, resumable: bool, tu
 
     async with SessionClient(served.address, retry=QUICK) as client:
         await cancelled_after(turns, hold())
-        assert client_tasks() == []
+    assert client_tasks() == []
+    async with asyncio.timeout(STUCK):
+        await eventually(lambda: not served.running)
 
 
 async def test_waiting_while_the_connection_is_cut(serve: Serve, relay_to: RelayTo, turns: int) -> None:

@@ -184,6 +184,19 @@ def test_new_limits_come_with_each_stream() -> None:
     assert client.outbox.window == Window(16, 1 << 16)
 
 
+def test_each_attach_brings_a_limit_of_its_own_for_what_is_sent_from_then_on() -> None:
+    client = conversation()
+    open_(client, max_message=200_000)
+    assert client.send("say", "x" * 150_000, "")
+    resume(client, max_message=100_000)
+    with pytest.raises(PayloadError, match="of at most 98976"):
+        client.send("say", "x" * 150_000, "")
+    assert client.outbox.last == 1
+    resume(client, max_message=8_000_000)
+    assert client.send("say", "x" * 150_000, "")
+    assert client.outbox.last == 2
+
+
 def test_windows_that_the_server_does_not_name_have_the_default_size() -> None:
     client = conversation()
     client.first_request()

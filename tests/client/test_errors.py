@@ -10,6 +10,7 @@ from session_client import (
     Attachment,
     AttachmentState,
     CloseReason,
+    Position,
     RetryPolicy,
     SessionClient,
     SessionClientError,
@@ -70,12 +71,14 @@ def refuse(reason: str, retry: str | None, code: grpc.StatusCode, *, attached: b
 
 async def talk(address: str, *, resumable: bool = True, **options: Any) -> list[Any]:
     """Take all commands, and leave."""
-    async with SessionClient(address, **{"retry": QUICK, **options}) as client:
-        try:
-            async with client.open("app", resumable=resumable) as session:
-                found: list[Any] = [command.spec async for command in session]
-        finally:
-            assert client_tasks() == []
+    try:
+        async with (
+            SessionClient(address, **{"retry": QUICK, **options}) as client,
+            client.open("app", resumable=resumable) as session,
+        ):
+            found: list[Any] = [command.spec async for command in session]
+    finally:
+        assert client_tasks() == []
     assert session.closed is not None
     return [*found, session.closed.reason]
 
@@ -177,7 +180,6 @@ async def test_it_is_broken_whatever_its_status_and_resumed(fake_server: FakeSer
         STATUSES.NOT_FOUND,
         STATUSES.PERMISSION_DENIED,
         STATUSES.FAILED_PRECONDITION,
-        STATUSES.RESOURCE_EXHAUSTED,
         STATUSES.UNIMPLEMENTED,
     ],
 )
@@ -187,6 +189,46 @@ async def test_without_an_error_info_some_statuses_are_final(fake_server: FakeSe
     assert isinstance(error, SessionRefused)
     assert (error.code, error.reason, error.details) == (code, "", {})
     assert len(fake.calls) == 1
+
+
+async def test_resource_exhausted_without_an_error_info_is_final_before_the_first_opened(
+    fake_server: FakeServes,
+) -> None:
+    async def script(call: FakeCall) -> None:
+        await call.read()
+        await call.end(STATUSES.RESOURCE_EXHAUSTED)
+
+    fake = await fake_server(script, end_well)
+    error = await error_of(fake.address)
+    assert isinstance(error, SessionRefused)
+    assert (error.code, error.reason, len(fake.calls)) == (STATUSES.RESOURCE_EXHAUSTED, "", 1)
+
+
+@pytest.mark.parametrize("attached", [True, False], ids=["after resumed", "before resumed"])
+async def test_resource_exhausted_without_an_error_info_ends_no_session_that_is_open(
+    fake_server: FakeServes, attached: bool
+) -> None:
+    async def script(call: FakeCall) -> None:
+        await call.read()
+        if attached:
+            await call.write(resumed=resumed())
+        await call.end(STATUSES.RESOURCE_EXHAUSTED)
+
+    fake = await fake_server(cut_after_attach(code=STATUSES.RESOURCE_EXHAUSTED), script, end_well)
+    assert await talk(fake.address) == WELL
+    assert fake.first_requests == ["open", "resume", "resume"]
+
+
+async def test_resource_exhausted_ends_no_session_that_another_process_has_left(fake_server: FakeServes) -> None:
+    async def script(call: FakeCall) -> None:
+        await call.read()
+        await call.end(STATUSES.RESOURCE_EXHAUSTED)
+
+    fake = await fake_server(script, end_well)
+    position = Position("s-1", "token", 0, 0)
+    async with SessionClient(fake.address, retry=QUICK) as client, client.resume(position) as session:
+        assert [command.spec async for command in session] == [1]
+    assert fake.first_requests == ["resume", "resume"]
 
 
 async def test_an_open_that_ends_without_an_answer_is_repeated_with_the_same_ids(fake_server: FakeServes) -> None:

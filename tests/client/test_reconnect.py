@@ -123,7 +123,7 @@ async def test_what_is_sent_while_nobody_answers_arrives_later(serve: Serve, rel
     assert set(seen.states[1:-1]) == {LOST}
 
 
-async def test_each_lost_connection_begins_with_short_delays_again(serve: Serve, relay_to: RelayTo) -> None:
+async def test_the_delays_are_short_again_after_progress(serve: Serve, relay_to: RelayTo) -> None:
     served = await serve({"echo": echo})
     relay, seen = await relay_to(served.address), Seen()
     policy = RetryPolicy(initial=0.01, maximum=60.0)
@@ -131,6 +131,8 @@ async def test_each_lost_connection_begins_with_short_delays_again(serve: Serve,
         for times in range(1, 16):  # else the last bound were 0.01 * 2**14 = 160 s
             relay.cut()
             await seen.resumed(times)
+            await session.send_event("say", times)
+            assert (await anext(session)).spec == times
         assert session.attached
     delays = [change.retry_in or 0.0 for change in seen.changes if change.state is LOST]
     firsts = [change.retry_in or 0.0 for before, change in pairwise(seen.changes) if before.state is not LOST]

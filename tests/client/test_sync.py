@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -368,6 +369,48 @@ def test_a_command_that_ctrl_c_lost_is_not_done_at_a_detach(threaded: Threaded, 
         assert position.received == 0
         with client.resume(position) as session:
             assert next(session).spec == 1
+
+
+@pytest.mark.parametrize("resumable", [True, False], ids=["resumable", "plain"])
+def test_ctrl_c_while_a_session_is_opened_leaves_no_app(
+    threaded: Threaded, interrupt: Callable[[], None], resumable: bool
+) -> None:
+    address, chance, sessions = threaded.start({"echo": echo}), random.Random(7), []
+    with SyncSessionClient(address) as client:
+        for _ in range(40):
+            session = client.open("echo", resumable=resumable)
+            sessions.append(session._session)
+            timer = threading.Timer(chance.random() * 0.01, interrupt)
+            with pytest.raises(Interrupt):  # noqa: PT012 - it may come at any place
+                timer.start()
+                session.__enter__()
+                timer.join()
+                pytest.fail("not interrupted")
+            timer.join()
+
+        def left() -> set[str]:
+            known = {session.id for session in sessions if session._entered}  # the interrupt came after the open
+            return {id_ for id_, managed in threaded.manager._sessions.items() if not managed.session.ended} - known
+
+        threaded.eventually(lambda: not left())
+
+
+def test_ctrl_c_when_a_session_has_just_been_opened_leaves_no_app(threaded: Threaded, monkeypatch: Any) -> None:
+    address = threaded.start({"echo": echo})
+    with SyncSessionClient(address) as client:
+        for resumable in (True, False):
+            session = client.open("echo", resumable=resumable)
+            run = session._loop.run
+
+            def interrupted(coroutine: Any, run: Any = run) -> Any:
+                run(coroutine)  # it is open, and nobody has it
+                raise Interrupt
+
+            with monkeypatch.context() as patch:
+                patch.setattr(session._loop, "run", interrupted)
+                with pytest.raises(Interrupt):
+                    session.__enter__()
+        threaded.eventually(lambda: all(managed.session.ended for managed in threaded.manager._sessions.values()))
 
 
 def test_ctrl_c_in_the_block_leaves_no_thread(threaded: Threaded, interrupt: Callable[[], None]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from session_client import SessionClient
+from session_client.connections import Connection
 from session_client.stream import Call
 
 from session_service.v1 import session_pb2 as pb
@@ -60,8 +61,9 @@ class RepeatingClient(SessionClient):
         super().__init__(target, **options)
         self._repeated = repeated
 
-    def _attach(self, metadata: Mapping[str, str]) -> Call:
-        return cast("Call", _RepeatingCall(super()._attach(metadata), self._repeated))
+    def _attach(self, metadata: Mapping[str, str]) -> tuple[Call, Connection]:
+        call, connection = super()._attach(metadata)
+        return cast("Call", _RepeatingCall(call, self._repeated)), connection
 
 
 class _RepeatingCall:

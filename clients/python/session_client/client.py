@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import uuid
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -15,10 +17,13 @@ from session_service import payload
 from session_service.v1 import session_pb2 as pb
 from session_service.window import Window
 
+from . import mistakes
+from .attachment import Attachment
+from .connections import Connection, Connections
 from .conversation import Conversation, Position
 from .errors import SessionEnded
 from .retry import RetryPolicy
-from .session import Attachment, ClientSession, Credentials
+from .session import ClientSession, Credentials
 from .stream import Call
 
 __all__ = ["SessionClient"]
@@ -33,7 +38,11 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # A retry policy would replay the first messages of a stream.
     ("grpc.enable_retries", 0),
-    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    # `Limits` says how large a message may be (protocol F7).
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # Each channel has a connection of its own, else a further one would bring no further streams.
+    ("grpc.use_local_subchannel_pool", 1),
 ]
 
 
@@ -64,7 +73,7 @@ class SessionClient:
         """Make a client; nothing is connected before a session is opened.
 
         Args:
-            target: ``HOST:PORT`` or ``unix:PATH``.
+            target: ``HOST:PORT`` or ``unix:PATH``, or another of gRPC's names, such as ``dns:///HOST:PORT``.
             credentials: asked at each attach for metadata, such as ``{"authorization": "Bearer ..."}``; sync or async.
             channel_credentials: for TLS; None for plain text.
             retry: how it comes back after a lost connection.
@@ -73,21 +82,25 @@ class SessionClient:
                 half of the server's own setting, which is 20 by default, would be taken for abuse.
             keepalive_timeout: seconds that the server has to answer; then the connection counts as lost.
             on_attachment: called when a session is attached, resumed or has lost its stream.
+
+        Raises:
+            ValueError: the target can be none; it says what to write instead.
         """
-        self._target = target
+        mistakes.check_target(target)
         self._credentials = credentials
-        self._channel_credentials = channel_credentials
         self._policy = retry or RetryPolicy()
         self._command_window = command_window or Window()
         self._on_attachment = on_attachment
-        self._options = [
+        options = [
             *_OPTIONS,
             ("grpc.keepalive_time_ms", round(keepalive * 1000)),
             ("grpc.keepalive_timeout_ms", round(keepalive_timeout * 1000)),
             # keepalive_timeout_ms alone is not enough (grpc/grpc#39239)
             ("grpc.http2.ping_timeout_ms", round(keepalive_timeout * 1000)),
         ]
-        self._channel: grpc.aio.Channel | None = None
+        # No method of this object, for that were a cycle: what gRPC holds has to die with the client, not at a
+        # garbage collection (a fork copies it).
+        self._connections = Connections(functools.partial(_make_channel, target, channel_credentials, options))
         self._sessions: weakref.WeakSet[ClientSession] = weakref.WeakSet()
         self._closed = False
 
@@ -100,12 +113,13 @@ class SessionClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; the server keeps sessions that are not closed for their resume window."""
+        """Close the connection; the server keeps sessions that are not closed for their resume window.
+
+        One that is being opened, or whose opening was given up, is closed first, which takes 5 seconds at most.
+        """
         self._closed = True
-        for session in list(self._sessions):
-            await session._abandon()
-        if self._channel is not None:
-            await self._channel.close()
+        await asyncio.gather(*(session._abandon() for session in self._sessions))
+        await self._connections.close()
 
     def open(
         self,
@@ -158,21 +172,25 @@ class SessionClient:
 
     def _session(self, opening: pb.Open | None, position: Position | None) -> ClientSession:
         conversation = Conversation(opening, position, self._command_window)
-        session = ClientSession(conversation, self._attach, self._credentials, self._policy, self._on_attachment)
-        self._sessions.add(session)
-        return session
+        return ClientSession(
+            conversation, self._enter, self._attach, self._credentials, self._policy, self._on_attachment
+        )
 
-    def _attach(self, metadata: Mapping[str, str]) -> Call:
-        # As bytes: a response that does not decode would look like the end of the stream (protocol D7).
-        attach: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._connected().stream_stream(ATTACH)
-        return attach(metadata=tuple(metadata.items()))
-
-    def _connected(self) -> grpc.aio.Channel:
+    def _enter(self, session: ClientSession) -> None:
         if self._closed:
             raise SessionEnded("the client is closed: make a new one")
-        if self._channel is None:
-            if self._channel_credentials is None:
-                self._channel = grpc.aio.insecure_channel(self._target, options=self._options)
-            else:
-                self._channel = grpc.aio.secure_channel(self._target, self._channel_credentials, options=self._options)
-        return self._channel
+        self._sessions.add(session)
+
+    def _attach(self, metadata: Mapping[str, str]) -> tuple[Call, Connection]:
+        connection = self._connections.find()
+        # As bytes: a response that does not decode would look like the end of the stream (protocol D7).
+        attach: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = connection.channel.stream_stream(ATTACH)
+        return attach(metadata=tuple(metadata.items())), connection
+
+
+def _make_channel(
+    target: str, credentials: grpc.ChannelCredentials | None, options: Sequence[tuple[str, Any]]
+) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target, credentials, options=options)

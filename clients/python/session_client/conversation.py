@@ -12,6 +12,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from google.protobuf.message import DecodeError
+from google.rpc import status_pb2
+
 from session_service import payload
 from session_service.delivery import Inbox, Outbox
 from session_service.errors import ProtocolViolation
@@ -102,6 +105,10 @@ class Conversation:
         attached: the current stream has been answered.
         closed: how it ended, known before the application has taken what came before.
         draining: the server has said that it shuts down.
+        failed: the error that the current stream is about to end with; None without one.
+        held: events are held back: one may be what breaks the streams (D7).
+        may_run: an open was written, and no answer has said that it opened nothing.
+        given_up: nobody wants what was opened (A6).
         heartbeat_interval: seconds of silence after which an empty message is due.
         outbox: events.
         inbox: commands, and `Closed` as the last.
@@ -114,6 +121,10 @@ class Conversation:
         self.attached = False
         self.closed: Closed | None = None
         self.draining = False
+        self.failed: status_pb2.Status | None = None
+        self.held = False
+        self.may_run = False
+        self.given_up = False
         self.heartbeat_interval = 25.0
         self.outbox: Outbox[bytes] = Outbox(Window(0, 0), position.sent if position else 0)
         self.inbox: Inbox[Command | Closed] = Inbox(command_window, position.received if position else 0)
@@ -200,6 +211,11 @@ class Conversation:
             self._close_written = False
             self.take_all()
 
+    def give_up(self) -> None:
+        """Close what was opened, and say no more, whether or not the open has been answered (A6)."""
+        self.given_up = True
+        self.close("the client gave the open up", now=True)
+
     def take_all(self) -> None:
         """Acknowledge everything, and keep it for `take`.
 
@@ -219,12 +235,18 @@ class Conversation:
         told = not self.resumable or (self.inbox.head is None and not self.inbox.ack_pending)
         return self.closed is not None and told
 
+    @property
+    def all_said(self) -> bool:
+        """True when the client has nothing more to say on this stream, and half-closes (E2, A6)."""
+        return self.finished or self.failed is not None or (self.given_up and self._close_written)
+
     def first_request(self) -> bytes:
         """Begin a stream; return what to write first."""
-        self.attached = False
+        self.end_stream()
         self._close_written = False
         self.inbox.restart_acks(self.inbox.expected - 1, told=0)
         if not self.opened and self._opening is not None:
+            self.may_run = True
             return pb.AttachRequest(open=self._opening).SerializeToString()
         resume = pb.Resume(
             session_id=self.id,
@@ -242,9 +264,12 @@ class Conversation:
             ack: acknowledge even if nothing else is to be written.
             heartbeat: write something in any case.
         """
+        if self.given_up and not self._close_written:
+            self._close_written = True
+            return pb.AttachRequest(close=self._close).SerializeToString()
         if not self.attached:
             return None
-        first, events = self.outbox.take(BATCH_SIZE)
+        first, events = (0, []) if self.held else self.outbox.take(BATCH_SIZE)
         head = pb.AttachRequest()
         if self.resumable:
             if events:
@@ -259,6 +284,11 @@ class Conversation:
         data = head.SerializeToString() + b"".join(events)
         return data if data or heartbeat else None
 
+    def end_stream(self) -> None:
+        """Forget what was so on the stream that has ended."""
+        self.attached = self.held = False
+        self.failed = None
+
     def receive(self, data: bytes) -> None:
         """Take a response.
 
@@ -267,7 +297,9 @@ class Conversation:
         """
         response = pb.AttachResponse.FromString(data)
         control = response.WhichOneof("control")
-        if not self.attached:
+        if control == "failed":
+            self._on_failed(response.failed)
+        elif not self.attached:
             if control is None and not response.commands and not response.ack:
                 return  # a heartbeat, or what this client does not know (F3, F6)
             self._on_answer(response, control)
@@ -309,6 +341,14 @@ class Conversation:
         self._max_message = limits.max_message_bytes or DEFAULT_MAX_MESSAGE
         interval = limits.heartbeat_interval
         self.heartbeat_interval = interval.seconds + interval.nanos / 1e9 or self.heartbeat_interval
+
+    def _on_failed(self, failed: pb.Failed) -> None:
+        try:
+            status = status_pb2.Status.FromString(failed.status)
+        except DecodeError:
+            return  # the status of the call says the same
+        if status.code:
+            self.failed = status
 
     def _on_closed(self, closed: pb.Closed) -> None:
         if self.inbox.skip(closed.sequence if self.resumable else self.inbox.expected, 1) == 0:

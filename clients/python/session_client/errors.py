@@ -6,6 +6,7 @@
     ├── SessionRefused       the server said no, and says why
     │   └── TakenOver        another client has the session now
     ├── SessionLost          it cannot be resumed: gone, or not reached in time
+    │   └── PoisonedEvent    an event never gets through
     └── SessionEnded         a call on a session that is closed, or detached
 """
 
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 
 import grpc
 
-__all__ = ["SessionClientError", "SessionEnded", "SessionLost", "SessionRefused", "TakenOver"]
+__all__ = ["PoisonedEvent", "SessionClientError", "SessionEnded", "SessionLost", "SessionRefused", "TakenOver"]
 
 
 class SessionClientError(Exception):
@@ -57,6 +58,26 @@ class SessionLost(SessionClientError):
         known = f"; events up to {taken_over} are known to have been taken over" if taken_over else ""
         super().__init__(message + known)
         self.taken_over = taken_over
+
+
+class PoisonedEvent(SessionLost):
+    """An event breaks every stream on which it is written: the path does not let it through (protocol D7).
+
+    A proxy may have a limit that is lower than the server's, or a filter that takes offence at the event.
+
+    Attributes:
+        sequence: that of the event.
+        size: its encoded size, in bytes.
+    """
+
+    def __init__(self, sequence: int, size: int, why: str, taken_over: int) -> None:
+        super().__init__(
+            f"event {sequence}, of {size} bytes, broke each stream on which it was written, the last with {why}: look"
+            " for a limit on the size of bodies, or a filter, between here and the server, or send it in smaller parts",
+            taken_over,
+        )
+        self.sequence = sequence
+        self.size = size
 
 
 class SessionEnded(SessionClientError):

@@ -15,7 +15,7 @@ class RetryPolicy:
     Attributes:
         initial: seconds, at most, before the first try.
         maximum: seconds, at most, before any later one; it doubles until there.
-        total: seconds without an attachment after which the session counts as lost.
+        total: seconds without progress after which the session counts as lost (protocol D7).
         attach_timeout: seconds that one try may take.
     """
 
@@ -33,7 +33,7 @@ class Backoff:
         self._tries = 0
 
     def reset(self) -> None:
-        """Begin anew: an attachment succeeded."""
+        """Begin anew."""
         self._tries = 0
 
     def next(self) -> float:

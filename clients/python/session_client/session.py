@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import enum
+import functools
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import grpc
 
+from . import mistakes
+from .attachment import Attachment, AttachmentState
+from .connections import Connection
 from .conversation import Closed, Command, Conversation, Position
-from .errors import SessionClientError, SessionEnded, SessionLost, SessionRefused, TakenOver
-from .retry import Backoff, RetryPolicy
+from .errors import PoisonedEvent, SessionClientError, SessionEnded, SessionLost, SessionRefused, TakenOver
+from .patience import Patience
+from .retry import RetryPolicy
 from .stream import Call, Stream, StreamEnd
 
-__all__ = ["Attachment", "AttachmentState", "ClientSession", "Credentials"]
+__all__ = ["ClientSession", "Credentials"]
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Credentials = Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
 """Asked at each attach for the metadata that says who is calling."""
@@ -31,40 +37,31 @@ _FINAL = {
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.FAILED_PRECONDITION,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.UNIMPLEMENTED,
 }
 
 # A client repeats an open for so many seconds, then the outcome is unknown (protocol A6).
 REPEAT_OPEN = 60.0
 
-# Seconds that leaving a session with an exception waits for the server's answer.
+# Seconds that leaving a session with an exception, or without having opened it, waits for the server's answer.
 LEAVE_TIME = 5.0
 
-
-class AttachmentState(enum.Enum):
-    """What happens to the stream of a session."""
-
-    ATTACHED = "attached"
-    RESUMED = "resumed"
-    LOST = "lost"
+# What closes in the background what was opened for nobody (protocol A6).
+_closings: set[asyncio.Task[None]] = set()
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """A change, as the ``on_attachment`` hook is told of it.
+def _lets_others_run(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Suspend once before a call raises: else a loop that goes on asking after the end would freeze the event loop."""
 
-    Attributes:
-        session: whose.
-        state: what happened.
-        error: why it was lost; empty otherwise.
-        retry_in: seconds until the next try, if it was lost; None where there will be none.
-    """
+    @functools.wraps(method)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(*args, **kwargs)
+        except Exception:
+            await asyncio.sleep(0)
+            raise
 
-    session: ClientSession
-    state: AttachmentState
-    error: str = ""
-    retry_in: float | None = None
+    return call
 
 
 class ClientSession:
@@ -81,12 +78,14 @@ class ClientSession:
     def __init__(
         self,
         conversation: Conversation,
-        connect: Callable[[Mapping[str, str]], Call],
+        enter: Callable[[ClientSession], None],
+        connect: Callable[[Mapping[str, str]], tuple[Call, Connection]],
         credentials: Credentials | None,
         policy: RetryPolicy,
         on_attachment: Callable[[Attachment], None] | None,
     ) -> None:
         self._conversation = conversation
+        self._enter = enter
         self._connect = connect
         self._credentials = credentials
         self._policy = policy
@@ -95,9 +94,11 @@ class ClientSession:
         self._supervisor: asyncio.Task[None] | None = None
         self._error: SessionClientError | None = None
         self._told = False  # a call has raised the error
+        self._entered = False
         self._detached = False
         self._attachments = 0
-        self._answered: Stream | None = None  # the stream that was counted last
+        self._answered = False  # the stream has been counted
+        self._left = asyncio.Event()  # nobody waits for the open any more
         self._reading = False
         self._waiters: set[asyncio.Future[None]] = set()
 
@@ -111,7 +112,7 @@ class ClientSession:
     @property
     def closed(self) -> Closed | None:
         """How the session ended, known before the commands that came before have been taken; None until then."""
-        return self._conversation.closed
+        return None if self._conversation.given_up else self._conversation.closed
 
     @property
     def draining(self) -> bool:
@@ -138,6 +139,7 @@ class ClientSession:
 
     # --- what to do ---------------------------------------------------------------------------------------------------
 
+    @_lets_others_run
     async def send_event(self, event: str, data: Any = None, *, task_id: str = "") -> None:
         """Send an event; wait while the window is full. It survives any number of lost connections.
 
@@ -163,6 +165,7 @@ class ClientSession:
     def __aiter__(self) -> AsyncIterator[Command]:
         return self
 
+    @_lets_others_run
     async def __anext__(self) -> Command:
         """Return the next command, which acknowledges the one before; stop when the session has ended."""
         if self._reading:
@@ -170,7 +173,7 @@ class ClientSession:
         self._reading = True
         try:
             while True:
-                item = None if self._detached else self._conversation.take()
+                item = None if self._detached or self._conversation.given_up else self._conversation.take()
                 self._wake()
                 if isinstance(item, Command):
                     return item
@@ -181,6 +184,7 @@ class ClientSession:
         finally:
             self._reading = False
 
+    @_lets_others_run
     async def close(self, reason: str = "", *, now: bool = False) -> Closed:
         """End the session and wait for its end; events sent before are still taken, deferred calls run.
 
@@ -204,6 +208,7 @@ class ClientSession:
         await self._finish()
         return closed
 
+    @_lets_others_run
     async def detach(self) -> Position:
         """Leave the session running without this client, once it has taken over all events; return where to go on.
 
@@ -214,6 +219,7 @@ class ClientSession:
             SessionClientError: it was lost or refused.
         """
         if self._detached:
+            await asyncio.sleep(0)  # as where it raises
             return self.position
         if self.closed is None:
             self._check()
@@ -227,6 +233,7 @@ class ClientSession:
         await self._abandon()
         return self.position
 
+    @_lets_others_run
     async def __aenter__(self) -> ClientSession:
         """Open or resume it, and wait until that has succeeded.
 
@@ -235,14 +242,19 @@ class ClientSession:
         """
         if self._supervisor is not None:
             raise RuntimeError("a session can be entered once: `resume` its position in another one")
+        self._enter(self)
+        if self._error is not None:
+            raise self._error
         self._supervisor = asyncio.get_running_loop().create_task(self._supervise())
         try:
-            while not self._attachments:
+            while not self._attachments or self._conversation.given_up:
                 self._check()
                 await self._change()
         except BaseException:
-            await self._abandon()
+            if not self._give_up():
+                await self._abandon()
             raise
+        self._entered = True
         return self
 
     async def __aexit__(
@@ -275,39 +287,51 @@ class ClientSession:
 
     async def _supervise(self) -> None:
         """Attach, again and again, until the session has ended or there is no hope."""
-        loop, conversation, backoff = asyncio.get_running_loop(), self._conversation, Backoff(self._policy)
-        lost_at, fresh, defect_at = loop.time(), False, None
+        loop, conversation = asyncio.get_running_loop(), self._conversation
+        patience, fresh, defect_at = Patience(self._policy, loop.time()), False, None
         try:
             while True:
-                self._stream = Stream(self._connect(await self._metadata()), conversation, self._on_response)
-                before = self._attachments
+                call, connection = self._connect(await self._metadata())
+                last = conversation.given_up
+                self._stream = Stream(call, connection, conversation, patience, self._on_response)
+                self._answered = False
                 end = await self._stream.run(self._policy.attach_timeout)
-                if end is None:
+                if end is None or last or (conversation.given_up and conversation.closed is not None):
                     return
-                if self._attachments > before:
-                    lost_at, fresh = loop.time(), False
-                    backoff.reset()
+                if end.crowded:
+                    continue  # on another connection
+                if self._answered:
+                    fresh = False
+                if end.retry not in ("", "RESUME"):
+                    conversation.may_run = False
+                patience.broke(loop.time(), conversation.outbox.acked + 1, ours=bool(end.retry))
                 unauthenticated = end.code is grpc.StatusCode.UNAUTHENTICATED
                 repeated = end.defect_at is not None and end.defect_at == defect_at
                 exhausted = repeated or (fresh and unauthenticated)
                 fresh, defect_at = fresh or unauthenticated, end.defect_at
-                delay = 0.0 if unauthenticated else max(backoff.next(), end.retry_delay)
-                problem = self._verdict(end, exhausted, loop.time() - lost_at + delay)
-                if problem is not None and self.closed is not None:
+                delay = 0.0 if unauthenticated else max(patience.next_delay(), end.retry_delay)
+                problem = self._verdict(end, exhausted, patience.spent(loop.time()) + delay)
+                if problem is None and patience.poisoned and (head := conversation.outbox.head) is not None:
+                    why = f"{end.code.name}: {end.message}"
+                    problem = PoisonedEvent(conversation.outbox.acked + 1, head[1], why, conversation.taken_over)
+                if problem is not None and conversation.closed is not None:
                     return  # with `closed` in hand it is no loss: the server only has not heard the last ack
                 error = f"{end.reason or end.code.name}: {end.message}"
                 self._tell(AttachmentState.LOST, error, None if problem is not None else delay)
                 if problem is not None:
-                    self._error = problem
-                    return
-                await asyncio.sleep(delay)
+                    self._error = self._error or problem
+                    if isinstance(problem, SessionRefused) or not self._give_up():
+                        return
+                await self._pause(delay)
         except SessionClientError as problem:
             self._error = problem
+        except asyncio.CancelledError:
+            pass  # by this session alone. A task that ends with it keeps its frames, and with them the call, in a cycle
         except Exception as defect:
             logger.exception("session %s: a defect of the client", self.id)
             self._error = SessionLost(f"a defect of the client: {defect!r}", self.taken_over)
         finally:
-            if self._error is None and self.closed is None:
+            if self._error is None and conversation.closed is None:
                 self._error = SessionEnded("this client has left the session")
             self._stream = None
             self._fire()
@@ -318,7 +342,7 @@ class ClientSession:
         Args:
             end: how the stream ended.
             exhausted: what could be tried has been tried.
-            seconds: without an attachment, until the next try.
+            seconds: without progress, until the next try.
         """
         conversation = self._conversation
         taken_over = max(conversation.taken_over, end.received)
@@ -326,8 +350,11 @@ class ClientSession:
         problem = refusal(end.message, end.code, end.reason, end.details, taken_over)
         if exhausted or end.retry not in ("", "RESUME", "REOPEN"):
             return problem
-        if not end.retry and end.code in _FINAL:
+        is_first = not conversation.opened and end.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        if not end.retry and (end.code in _FINAL or is_first):
             return problem
+        if not end.retry and not self._attachments and (meaning := mistakes.explain(end.code, end.message)):
+            return SessionLost(f"{meaning} ({end.code.name}: {end.message})", taken_over)
         refused = end.retry == "REOPEN" or (end.retry and end.code is grpc.StatusCode.UNAUTHENTICATED)
         if not conversation.resumable and (self._attachments or not refused):
             # Whether an open without a request id has run the app is not known (A6).
@@ -337,14 +364,62 @@ class ClientSession:
         limit = self._policy.total if conversation.opened else min(self._policy.total, REPEAT_OPEN)
         if seconds > limit:
             what = "not reached" if conversation.opened else "not opened, as far as is known,"
-            return SessionLost(f"the session was {what} within {limit:g} s: {end.code.name} {end.message}", taken_over)
+            hint = "" if self._attachments else mistakes.suspect(end.message)
+            text = f"the session was {what} within {limit:g} s: {end.code.name} {end.message}{hint}"
+            return SessionLost(text, taken_over)
         return None
 
     async def _abandon(self) -> None:
-        """Leave the session as it is, without a word to the server; calls that wait raise `SessionEnded`."""
+        """Leave the session as it is, without a word to the server; calls that wait raise `SessionEnded`.
+
+        But one that is being opened is closed, for nobody could resume it.
+        """
         if self._supervisor is not None:
-            self._supervisor.cancel()
+            self._leave()
             await asyncio.gather(self._supervisor, return_exceptions=True)
+
+    def _give_up(self) -> bool:
+        """Have what is being opened closed in the background; return False where there is nothing to close (A6).
+
+        A plain session needs no word: it ends with its stream.
+        """
+        conversation, supervisor = self._conversation, self._supervisor
+        if self._entered or supervisor is None or supervisor.done():
+            return False
+        if not conversation.given_up:
+            if not conversation.may_run or not conversation.resumable:
+                return False
+            logger.info("session %s: the open is given up, so it is closed", self.id)
+            self._error = self._error or SessionEnded("this client has given the open up")
+            conversation.give_up()
+            timer = asyncio.get_running_loop().call_later(LEAVE_TIME, supervisor.cancel)
+            _closings.add(supervisor)
+            supervisor.add_done_callback(_closings.discard)
+            supervisor.add_done_callback(lambda _: timer.cancel())
+            self._left.set()
+            self._wake()
+            self._fire()
+        return True
+
+    def _renounce(self) -> None:
+        """Leave a session that is being entered, or has been, without the caller's knowing it: nobody will use it."""
+        self._error = self._error or SessionEnded("this client has given the open up")
+        self._entered = False
+        self._leave()
+
+    def _leave(self) -> None:
+        if not self._give_up() and self._supervisor is not None:
+            if self._stream is not None:
+                self._stream.cut()  # at once: it might begin to write the open before the supervisor's turn comes
+            self._supervisor.cancel()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before the next try, unless nobody waits for that any more."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._left.wait()
+        except TimeoutError:
+            pass
 
     def _give_back(self, command: Command) -> None:
         """Undo the last `__anext__`, whose command nobody got: the next one returns it again."""
@@ -358,22 +433,26 @@ class ClientSession:
                 metadata = self._credentials()
                 if inspect.isawaitable(metadata):
                     metadata = await metadata
-            if not all(isinstance(text, str) for item in metadata.items() for text in item):
-                raise TypeError("metadata is texts by their names")
+            mistakes.check_metadata(metadata)
             return metadata
         except (Exception, asyncio.CancelledError) as error:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
-            raise SessionLost(f"asking for credentials failed: {error!r}", self.taken_over) from error
+            what = (
+                "the credentials cannot be sent" if isinstance(error, ValueError) else "asking for credentials failed"
+            )
+            raise SessionLost(f"{what}: {error!r}", self.taken_over) from error
 
     def _on_response(self) -> None:
-        if self._conversation.attached and self._stream is not self._answered:
-            self._answered = self._stream
+        if self._conversation.attached and not self._answered and not self._conversation.given_up:
+            self._answered = True
             self._attachments += 1
             self._tell(AttachmentState.ATTACHED if self._attachments == 1 else AttachmentState.RESUMED)
         self._fire()
 
     def _tell(self, state: AttachmentState, error: str = "", retry_in: float | None = None) -> None:
+        if self._conversation.given_up:
+            return  # nobody cares
         logger.info("session %s: %s %s", self.id, state.value, error)
         if self._on_attachment is not None:
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
@@ -105,7 +105,11 @@ class SyncClientSession:
 
     def __enter__(self) -> SyncClientSession:
         """Open or resume it; see `ClientSession.__aenter__`."""
-        self._loop.run(self._session.__aenter__())
+        try:
+            self._loop.run(self._session.__aenter__())
+        except BaseException:
+            self._loop.post(self._session._renounce)  # Ctrl-C may have come when it was open already
+            raise
         return self
 
     def __exit__(
@@ -202,6 +206,11 @@ class _BackgroundLoop:
         except BaseException:
             future.cancel()  # Ctrl-C here cancels the call there
             raise
+
+    def post(self, func: Callable[[], object]) -> None:
+        with self._lock:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(func)
 
     def stop(self) -> None:
         with self._lock:

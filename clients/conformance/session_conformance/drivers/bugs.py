@@ -66,12 +66,12 @@ def _change_ends(change: Callable[[StreamEnd], StreamEnd]) -> None:
     """Change what the client understands of how a stream ended."""
 
     def make(original: Any) -> Any:
-        async def status(call: Any) -> StreamEnd:
-            return change(await original(call))
+        async def find_end(self: stream.Stream) -> StreamEnd:
+            return change(await original(self))
 
-        return status
+        return find_end
 
-    _replace(stream, "_status", make)
+    _replace(stream.Stream, "_find_end", make)
 
 
 # --- delivery ---------------------------------------------------------------------------------------------------------
@@ -258,8 +258,9 @@ def sets_a_deadline() -> None:
     """Give the call a deadline (F0)."""
 
     def attach(self: SessionClient, metadata: Mapping[str, str]) -> Any:
-        attach: Any = self._connected().stream_stream(client.ATTACH)
-        return attach(metadata=tuple(metadata.items()), timeout=60)
+        connection = self._connections.find()
+        attach: Any = connection.channel.stream_stream(client.ATTACH)
+        return attach(metadata=tuple(metadata.items()), timeout=60), connection
 
     _replace(SessionClient, "_attach", lambda _: attach)
 
@@ -303,7 +304,7 @@ class _Kept:
         self._reads.discard(reading)
         return reading.result()
 
-    def cancel(self) -> None:
+    def _cancel(self, _details: str) -> None:
         self._left.set()
 
     def __getattr__(self, name: str) -> Any:
