@@ -37,6 +37,7 @@ import {
 } from "../gen/session_service/conformance/v1/conformance_pb.js";
 import {
   PayloadError,
+  PoisonedEventError,
   SessionClient,
   SessionClientError,
   SessionEnded,
@@ -267,6 +268,16 @@ function errorOf(error: unknown): MessageInitShape<typeof ErrorSchema> {
     const kind = error instanceof TakenOver ? ErrorKind.TAKEN_OVER : ErrorKind.REFUSED;
     const { code, reason, takenOver } = error;
     return { kind, message, code, reason, takenOver: BigInt(takenOver) };
+  }
+  if (error instanceof PoisonedEventError) {
+    const { sequence, size, takenOver } = error;
+    return {
+      kind: ErrorKind.POISONED,
+      message,
+      takenOver: BigInt(takenOver),
+      sequence: BigInt(sequence),
+      size: BigInt(size),
+    };
   }
   if (error instanceof SessionLost) return { kind: ErrorKind.LOST, message, takenOver: BigInt(error.takenOver) };
   if (error instanceof SessionEnded) return { kind: ErrorKind.ENDED, message };
