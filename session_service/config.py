@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import re
 from dataclasses import dataclass, field
 
 from .window import Window
 
-__all__ = ["GREATEST", "LISTEN", "LONGEST", "Config", "is_local"]
+__all__ = ["GREATEST", "LISTEN", "LONGEST", "Config"]
 
 # gRPC itself takes a missing port for 443, and 99999 for another.
 LISTEN = re.compile(r"unix:.+|(?:[^:\[\]]+|\[[^\[\]]+\]):(\d{1,5})")
@@ -150,12 +149,3 @@ class Config:
             raise ValueError("either a token file or keys of JWTs: only one of them can authenticate")
         if not bool(self.jwt_keys) == bool(self.jwt_issuer) == bool(self.jwt_audience):
             raise ValueError("JWTs need their keys, their issuer and their audience")
-
-
-def is_local(address: str) -> bool:
-    """Tell whether only this machine reaches an address that a server listens on."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return address.startswith("unix:") or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from ..config import Config, is_local
+from ..address import is_local
+from ..config import Config
 from ..manager import App, Drained, SessionManager
 from .addresses import addresses_of
 from .admin import ADMIN_SERVICE_NAME, CHANNELZ_SERVICE_NAME, AdminService, channelz_handler

@@ -323,3 +323,8 @@ async def test_help_shows_what_a_line_means(program: Program) -> None:
     ended = await program.run("attach", "--help")
     assert '\n  NAME JSON       sends the event NAME: answer {"x": 1}\n' in ended.stdout
     assert "\n  \\TEXT           sends the event input with TEXT, whatever it looks like\n" in ended.stdout
+
+
+async def test_no_proxy_is_asked(program: Program, address: str) -> None:
+    ended = await program.run("attach", address, "params", http_proxy="http://127.0.0.1:1", no_proxy="")
+    assert (ended.code, commands(ended.stdout)) == (0, [("params", {})])

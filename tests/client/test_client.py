@@ -561,3 +561,12 @@ async def test_a_unix_socket_is_an_address_too(tmp_path: Path) -> None:
         assert session.closed.reason is CloseReason.CLIENT
     finally:
         await server.drain(0)
+
+
+async def test_no_proxy_is_asked_for_an_address_of_this_machine(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = await serve({"echo": echo})
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    for target in (served.address, f"dns:///{served.address}"):
+        async with SessionClient(target, retry=QUICK) as client, client.open("echo") as session:
+            assert session.id

@@ -14,6 +14,7 @@ import grpc
 from google.protobuf import duration_pb2
 
 from session_service import payload
+from session_service.address import is_local
 from session_service.v1 import session_pb2 as pb
 from session_service.window import Window
 
@@ -97,6 +98,8 @@ class SessionClient:
             ("grpc.keepalive_timeout_ms", round(keepalive_timeout * 1000)),
             # keepalive_timeout_ms alone is not enough (grpc/grpc#39239)
             ("grpc.http2.ping_timeout_ms", round(keepalive_timeout * 1000)),
+            # Container engines hand http_proxy to every container, and gRPC would take even this machine through it.
+            ("grpc.enable_http_proxy", int(not is_local(target))),
         ]
         # No method of this object, for that were a cycle: what gRPC holds has to die with the client, not at a
         # garbage collection (a fork copies it).
