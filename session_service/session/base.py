@@ -33,6 +33,7 @@ from typing import Any, ClassVar, TypeVar
 from .. import payload
 from ..errors import CommandBufferFull, PayloadError, SessionClosedException, SessionNotFoundException
 from .callbacks import Callback, Callbacks, Click, ignore
+from .children import Children, report_outliving, watch_children
 from .commands import CommandBuffer
 from .context import Task, TaskHandle, current_task, get_current_session, get_current_task, get_current_task_id
 from .deferred import Deferred, DeferredCalls
@@ -56,7 +57,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _COMMAND_KEYS = frozenset(("command", "spec", "task_id"))
 
-# How long a task of which only a child waited for events may take to notice the end by itself.
+# How long a task of which only a child waited for events, and a child of which nobody waits, may take to notice the end
+# by itself.
 CHILD_NOTICE = 0.1
 
 # Most sessions share these.
@@ -92,6 +94,7 @@ class AbstractSession(abc.ABC):
         "__weakref__",
         "_around_task",
         "_callbacks",
+        "_children",
         "_closed",
         "_commands",
         "_context",
@@ -203,10 +206,12 @@ class AbstractSession(abc.ABC):
         self._events_ended = False
         self._events_end = CloseReason.CLIENT, ""  # why the session ends if the end of events does it
         self._closed = False
+        self._children: Children | None = None  # most sessions have none
         self._unwound: asyncio.Future[None] | None = None  # waits for the last task
         self._ending: asyncio.Task[None] | None = None
 
         self._context = contextvars.copy_context()
+        watch_children(self._loop)
         self._count(1)
         try:
             self._main = self._new_task(f"main-{next(self._ids)}", self._context)  # known before it runs in a thread
@@ -762,6 +767,12 @@ class AbstractSession(abc.ABC):
         with self._lock:
             self.failures = {**self.failures, where: self.failures.get(where, 0) + 1}
 
+    def _adopt(self, child: asyncio.Task[Any]) -> None:
+        """Note an asyncio task that was made in a context of this session; on the loop's thread."""
+        if self._children is None:
+            self._children = Children()
+        self._children.add(child)
+
     def _around(self, task: Task) -> AbstractContextManager[object]:
         return NOTHING if self._around_task is None else self._around_task(task)
 
@@ -850,6 +861,8 @@ class AbstractSession(abc.ABC):
                 self._count_failure("deferred")
         self.ended = True
         self._count(-1)
+        if self._children:
+            self._loop.call_later(CHILD_NOTICE, report_outliving, self.id, self._children)
         self._notify(self._on_session_close)
         self._let_go()
 

@@ -51,7 +51,8 @@ class CoroutineSession(AbstractSession):
 
     def _start(self, task: Task, func: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context) -> None:
         def start() -> None:
-            task.handle = self._loop.create_task(self._run(task, func, args), name=task.id, context=context)
+            # Past any task factory: it is no child, and must not begin before its handle is known.
+            task.handle = asyncio.Task(self._run(task, func, args), loop=self._loop, name=task.id, context=context)
             # Not at the end of `_run`: a task that is cancelled before its first step never gets there.
             task.handle.add_done_callback(ended)
             if task.cancelled or self._closed:
