@@ -66,6 +66,10 @@ test: setup ## Run the tests; ARGS="tests/delivery -x" is handed to pytest
 test-image: setup ## Build the image and test its containers, by docker, podman or what IMAGE_RUNNER names
 	$(BIN)/pytest tests/image $(ARGS)
 
+.PHONY: test-proxies
+test-proxies: setup ## Test sessions through nginx and HAProxy; `make tools` finds or installs those
+	$(BIN)/pytest tests/proxies $(ARGS)
+
 .PHONY: test-go
 test-go: setup ## Test the Go client; it needs Go, and `make tools` finds or installs that
 	$(MAKE) -C clients/go lint test
@@ -166,7 +170,7 @@ accept-protos: setup ## Accept protos/ as it is, if it breaks nothing: what `mak
 	$(IMAGE) $(ACCEPTED)
 
 .PHONY: tools
-tools: ## Find or install Go, Node.js and grpcurl, which some tests need
+tools: ## Find or install Go, Node.js, grpcurl, nginx and HAProxy, which some tests need
 	@.ci/tools
 
 .PHONY: clean
