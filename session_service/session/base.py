@@ -576,10 +576,7 @@ class AbstractSession(abc.ABC):
     def _next_event_in_thread(self, task: Task, timeout: float | None = None) -> ClientEvent:
         if task.mailbox.ended and task.mailbox.over:
             time.sleep(self._refuse(task))
-        return self._taken(task, self._mail_in_thread(task.mailbox, timeout))
-
-    def _mail_in_thread(self, mailbox: Mailbox, timeout: float | None) -> ClientEvent | None:
-        return self._mailroom.next_in_thread(mailbox, timeout)
+        return self._taken(task, self._mailroom.next_in_thread(task.mailbox, timeout))
 
     def _taken(self, task: Task, event: ClientEvent | None) -> ClientEvent:
         if event is None and task.cancelled:

@@ -35,19 +35,18 @@ class _Watch:
     """A task factory that has another one make the task, and tells its session."""
 
     def __init__(self, factory: Callable[..., Any] | None) -> None:
-        self._factory = factory or _make_task
+        self._factory = factory
 
     def __call__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
-        made = self._factory(loop, coro, **options)
+        if self._factory is None:
+            made = asyncio.Task(coro, loop=loop, **options)
+        else:
+            made = self._factory(loop, coro, **options)
         context = options.get("context")
         task = current_task.get() if context is None else context.get(current_task)
         if task is not None and (session := task.owner()) is not None:
             session._adopt(made)
         return made
-
-
-def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
-    return asyncio.Task(coro, loop=loop, **options)
 
 
 def report_outliving(session_id: str, children: Children) -> None:

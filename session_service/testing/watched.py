@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
+import time
 from collections.abc import Coroutine
 from typing import Any
 
 from ..session import AbstractSession, CoroutineSession, ThreadSession
 from ..session.app import is_coroutine_function
+from ..session.context import Task
 from ..session.deferred import Deferred
-from ..session.mailbox import ClientEvent, Mailbox
+from ..session.mailbox import ClientEvent
 
 __all__ = ["WatchedCoroutineSession", "WatchedSession", "WatchedThreadSession"]
 
@@ -57,16 +59,18 @@ class WatchedSession(AbstractSession):
     def _drop_traceback(self, error: BaseException) -> None:
         """Do nothing: a test that fails by it shows it."""
 
-    def _mail_in_thread(self, mailbox: Mailbox, timeout: float | None) -> ClientEvent | None:
+    def _next_event_in_thread(self, task: Task, timeout: float | None = None) -> ClientEvent:
         async def wait() -> ClientEvent | None:
             self._threads_waiting += 1
             try:
                 async with asyncio.timeout(timeout):
-                    return await self._mailroom.next_on_loop(mailbox)
+                    return await self._mailroom.next_on_loop(task.mailbox)
             finally:
                 self._threads_waiting -= 1
 
-        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
+        if task.mailbox.over:
+            time.sleep(self._refuse(task))
+        return self._taken(task, asyncio.run_coroutine_threadsafe(wait(), self._loop).result())
 
     async def _watch(self, deferred: Coroutine[Any, Any, BaseException | None]) -> BaseException | None:
         error = await deferred
