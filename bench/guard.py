@@ -74,7 +74,7 @@ class Stream:
         self._item: bytes | int | None = 0  # what is next in the script; None at its end
         self._received = 0
         self._reading: asyncio.Future[Any] | None = None
-        self._closing = False
+        self._closing = self._closed = False
         self.done = self._loop.create_future()
 
     async def read(self) -> Any:
@@ -92,7 +92,8 @@ class Stream:
         if not self._received and response.commands:
             self._guard.first_spec = response.commands[0].json
         self._received += len(response.commands) + response.HasField("closed")
-        if self._closing and response.HasField("closed"):
+        self._closed |= response.HasField("closed")
+        if self._closing and self._closed:
             self._item = pb.AttachRequest(ack=response.closed.sequence).SerializeToString()
         self._feed()
         await written
@@ -114,11 +115,17 @@ class Stream:
                 self._item = next(self._script, None)
             if self._item is None and not self.done.done():
                 self.done.set_result(None)
-            if not isinstance(self._item, bytes) or self._reading is None:
+            if self._reading is None:
                 return
-            self._guard.handed_in()
-            self._loop.call_soon(self._reading.set_result, self._item)
-            self._reading, self._item = None, 0
+            if isinstance(self._item, bytes):
+                self._guard.handed_in()
+                self._loop.call_soon(self._reading.set_result, self._item)
+                self._reading, self._item = None, 0
+            elif self._item is None and self._closed:  # it half-closes, and the server does not wait (protocol E2)
+                self._loop.call_soon(self._reading.set_result, grpc.aio.EOF)
+                self._reading = None
+            else:
+                return
 
     async def send_initial_metadata(self, _: object) -> None:
         """Do nothing."""
