@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 from ..config import GREATEST, Config
 from ..session.app import check_app
 from ..window import Window
+from .children import end_process, spare_children
 from .options import check_address, file, number, option, rate, seconds, window
 from .streams import StdoutError, give_up_stdout
 
@@ -168,6 +169,7 @@ def serve(apps: tuple[str, ...], log_format: str, scheduler: str, loop: str, **o
     # Else each message crosses one thread of gRPC's more: a sixth of a round trip. Undocumented, so it can be undone by
     # setting the variable, be it to nothing. docs/performance.md says what was tried under it.
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+    spare_children()
     if scheduler == "batch":
         _take_turns()
     new_loop = _loop_factory(loop)
@@ -307,7 +309,7 @@ def _on_signal(first: Callable[[], object]) -> None:
 
     def handler(number: int, _: object) -> None:
         if next(earlier) > 0:
-            os._exit(128 + number)
+            end_process(128 + number)
         first()
 
     for ending in (signal.SIGTERM, signal.SIGINT):
@@ -319,7 +321,7 @@ def _end_on_signal() -> None:
 
     By a handler, for without one the first process of a container ignores the signal. SIGINT has Python's own.
     """
-    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda _number, _frame: end_process(0))
 
 
 def _start_watchdog() -> Callable[[float], None]:
@@ -335,7 +337,7 @@ def _start_watchdog() -> Callable[[float], None]:
             while True:
                 seconds = left.get(timeout=seconds)
         except queue.Empty:
-            os._exit(0)
+            end_process(0)
 
     threading.Thread(target=watch, name="watchdog", daemon=True).start()
     return left.put

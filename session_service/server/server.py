@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from .addresses import addresses_of
 from .admin import ADMIN_SERVICE_NAME, CHANNELZ_SERVICE_NAME, AdminService, channelz_handler
 from .auth import Authenticator, anonymous, certificate_subject
 from .executor import GrowingExecutor
+from .forks import let_go
 from .reflection import reflection_handlers
 from .reload import INTERVAL, Reloading
 from .service import SERVICE_NAME, SessionService
@@ -98,6 +101,7 @@ class Server:
             self.manager.around = self._traces.around
         self._watcher: asyncio.Task[None] | None = None
         self._watchdog: Watchdog | None = None
+        _servers.add(self)
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._service: SessionService | None = None
@@ -248,6 +252,12 @@ class Server:
         self.admin_address = self._bind(server, self.manager.config.admin_listen)
         return server
 
+    def left_behind(self) -> None:
+        """Let go of what a forked process has copied; called there."""
+        for managed in self.manager:
+            managed.session.left_behind()
+        let_go((self.address, self.admin_address, self.metrics_address))
+
     def _start_drain(self, grace: float) -> None:
         if self._draining is None and not self.manager.draining:
             self._draining = asyncio.get_running_loop().create_task(self.drain(grace), name="drain")
@@ -272,6 +282,17 @@ class Server:
     async def _set_health(self, status: int) -> None:
         for service in ("", SERVICE_NAME):
             await self._health.set(service, status)
+
+
+_servers: weakref.WeakSet[Server] = weakref.WeakSet()
+
+
+def _leave_behind() -> None:
+    for server in list(_servers):
+        server.left_behind()
+
+
+os.register_at_fork(after_in_child=_leave_behind)
 
 
 def _let_executor_grow(config: Config) -> None:

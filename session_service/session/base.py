@@ -369,6 +369,10 @@ class AbstractSession(abc.ABC):
         """Tell the session that no client is attached any more; on the loop's thread."""
         self._hooks.detached(self)
 
+    def left_behind(self) -> None:
+        """Note that this is a copy in a forked process, which nobody hears; calls meet `SessionClosedException`."""
+        self._closed = True
+
     # --- for tasks ----------------------------------------------------------------------------------------------------
 
     def send_task_command(self, command: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -107,12 +108,23 @@ class TaskHandle:
 current_task: ContextVar[Task | None] = ContextVar("session_service_task", default=None)
 
 
+def _leave_behind() -> None:
+    task = current_task.get()
+    if task is not None and (session := task.owner()) is not None:
+        session.left_behind()  # its server may not know it yet, while it is opened
+    current_task.set(None)
+
+
+# A process that code of a session forks is outside: whatever it sent would be lost.
+os.register_at_fork(after_in_child=_leave_behind)
+
+
 def get_current_task() -> Task:
     task = current_task.get()
     if task is None:
         raise SessionNotFoundException(
             "no session here: this code runs outside every task of a session; a bare run_in_executor or"
-            " threading.Thread copies no context, asyncio.to_thread and session.run_task do"
+            " threading.Thread copies no context, asyncio.to_thread and session.run_task do; another process has none"
         )
     return task
 
