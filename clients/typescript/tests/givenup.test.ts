@@ -1,6 +1,7 @@
 /** Opens that are given up leave no app running (protocol A6). */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
+import { randomInt } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -150,13 +151,17 @@ test("of 57 opens that are given up at random moments no app is left", { skip: N
   await using relay = await Relay.start(server.address);
   await using client = new SessionClient(relay.address, { retry: QUICK });
   const opens = Array.from({ length: 57 }, async (_, index) => {
-    await sleep(Math.random() * 200);
+    await sleep(randomInt(200));
     if (index === 30) relay.cut();
     // A page that is mounted and left: a session that was opened all the same is its own to close.
-    const session = await client.open("echo", { signal: AbortSignal.timeout(Math.random() * 20) });
+    const session = await client.open("echo", { signal: AbortSignal.timeout(randomInt(20)) });
     await session.close();
   });
-  await Promise.allSettled(opens);
+  const outcomes = await Promise.allSettled(opens);
+  for (const outcome of outcomes) {
+    if (outcome.status === "rejected") assert.equal((outcome.reason as Error).name, "TimeoutError");
+  }
+  assert.ok(outcomes.some(({ status }) => status === "rejected"));
   await client.close();
   for (const state of ["attached", "detached"]) {
     const list = ["sessions", "list", "--admin", admin, "--json", "--state", state];
