@@ -11,7 +11,7 @@ KIT = Path(__file__).parents[2] / "clients" / "conformance"
 
 sys.path.insert(0, str(KIT))
 
-# Seconds that a test may take before it counts as stuck: a run of all cases takes half a minute.
+# Seconds that a test may take before it counts as stuck: a run of all cases takes a minute on a busy machine.
 PATIENCE = 180.0
 
 

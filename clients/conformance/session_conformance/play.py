@@ -13,7 +13,7 @@ The steps, each a mapping of which one key says what it is:
 - ``server: {expect: {events: {2: {value: two}}, ack: 1}}``: wait until all of this is so; see
   expectations.py.
 - ``server: {fail: {code: UNAVAILABLE, reason: DRAINING, retry: REOPEN}}``: end the call as our server does, with
-  `failed`, some time for the client to half-close, and a status; see `make_status`. `failed` alone is one of the
+  `failed`, some time for the client to half-close, and a status; see responses.py. `failed` alone is one of the
   responses that ``send`` sends, with such a status, or with ``{status: BYTES}``.
 - ``server: {status: ...}``: end it with such a status and nothing else, as a proxy does.
 - ``server: finish``: end it with OK; if `closed` has been written the client has some time to half-close.
@@ -47,8 +47,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from google.rpc import status_pb2
-
 from session_service.v1 import session_pb2 as pb
 from tests.robustness.proxy import Proxy, schedule
 
@@ -57,8 +55,9 @@ from .driver import Driver, DriverFailure
 from .expectations import unlike
 from .matching import Bindings, differences, fill, show
 from .observer import Observer
-from .reference import ReferenceServer, ReferenceStream, make_status
+from .reference import ReferenceServer, ReferenceStream
 from .relay import Relay
+from .responses import make_response, make_status
 from .served import Servers
 from .v1.conformance_pb2 import Instruction, Observation
 
@@ -71,14 +70,6 @@ T = TypeVar("T")
 
 # Short delays, and no end to them.
 _CONNECT = {"retry_initial": "0.05s", "retry_maximum": "0.1s", "retry_total": "60s", "attach_timeout": "10s"}
-
-_LIMITS = {
-    "event_window": {"messages": 1024, "bytes": 1048576},
-    "command_window": {"messages": 1024, "bytes": 1048576},
-    "max_message_bytes": 4000000,
-    "heartbeat_interval": "25s",
-    "resume_window": "120s",
-}
 
 # What an instruction is answered by, where all is well.
 _ANSWERS: dict[str, dict[str, Any]] = {
@@ -359,9 +350,9 @@ class Play:
             case "fail":
                 await stream.send(self._response({"failed": content}))
                 await stream.wait_half_closed()
-                await stream.end(_status(content))
+                await stream.end(make_status(content))
             case "status":
-                await stream.end(_status(content))
+                await stream.end(make_status(content))
             case "finish":
                 if stream.seen.last:
                     await stream.wait_half_closed()
@@ -401,7 +392,7 @@ class Play:
                 raise _Failure(f"{count} streams have come, expected {dict(bounds)}")
             await stream.send(self._response(content["send"]))
             await asyncio.sleep(content["for"])
-            await stream.end(_status(content["status"]))
+            await stream.end(make_status(content["status"]))
         if count < bounds["at_least"]:
             raise _Failure(f"{count} streams have come, expected {dict(bounds)}")
 
@@ -445,17 +436,7 @@ class Play:
             await self._within(_changed(stream, left), "", 2 * left)
 
     def _response(self, literal: Any) -> pb.AttachResponse:
-        literal = dict(literal or {})
-        limits = {**_LIMITS, **self._case.settings.get("limits", {})}
-        if "opened" in literal:
-            opened = {"session_id": "s-1", "resume_token": "token", **(literal["opened"] or {})}
-            literal["opened"] = {**opened, "limits": {**limits, **opened.get("limits", {})}}
-        elif "resumed" in literal:
-            resumed = literal["resumed"] or {}
-            literal["resumed"] = {**resumed, "limits": {**limits, **resumed.get("limits", {})}}
-        if "status" not in literal.get("failed", {"status": b""}):
-            literal["failed"] = {"status": _status(literal["failed"]).SerializeToString()}
-        return fill(pb.AttachResponse(), literal, self._bindings)
+        return make_response(literal, self._case.settings.get("limits", {}), self._bindings)
 
     async def _start(self, content: dict[str, Any]) -> None:
         limits = content.pop("limits", {})
@@ -514,13 +495,6 @@ class Play:
             await self._instruct({"send": {"event": "say", "value": number, "count": burst}})
             echoes = [{"command": "echo", "value": number}] * burst
             await self._instruct({"receive": {"count": burst}}, {"received": {"commands": echoes, "closed": None}})
-
-
-def _status(content: Mapping[str, Any]) -> status_pb2.Status:
-    try:
-        return make_status(**content)
-    except (TypeError, KeyError) as error:
-        raise CaseError(f"no status: {error}") from error
 
 
 async def _changed(stream: ReferenceStream, seconds: float) -> None:

@@ -6,13 +6,11 @@ It takes and sends bytes, so that it can send what no server may.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -20,9 +18,7 @@ from session_service.v1 import session_pb2 as pb
 
 from .observer import Observer, Stream
 
-__all__ = ["DOMAIN", "ReferenceServer", "ReferenceStream", "attach_handler"]
-
-DOMAIN = "session_service"
+__all__ = ["ReferenceServer", "ReferenceStream", "attach_handler"]
 
 # Seconds in which gRPC tells that a call without more to read is cancelled.
 CANCEL_TIME = 0.1
@@ -170,32 +166,6 @@ def attach_handler(attach: Any) -> grpc.GenericRpcHandler:
     """Return a handler that serves Attach with bytes."""
     handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(attach)
     return grpc.method_handlers_generic_handler("session_service.v1.SessionService", {"Attach": handler})
-
-
-def make_status(
-    code: str,
-    reason: str = "",
-    retry: str | None = None,
-    metadata: Mapping[str, str] | None = None,
-    retry_delay: str = "",
-    domain: str = DOMAIN,
-    message: str = "says the reference server",
-) -> status_pb2.Status:
-    """Return a status; with an ErrorInfo where there is a ``reason``, with a RetryInfo where there is a delay."""
-    status = status_pb2.Status(code=grpc.StatusCode[code].value[0], message=message)
-    details: list[Message] = []
-    if reason:
-        known = dict(metadata or {}) if retry is None else {"retry": retry, **(metadata or {})}
-        details.append(error_details_pb2.ErrorInfo(reason=reason, domain=domain, metadata=known))
-    if retry_delay:
-        delay = duration_pb2.Duration()
-        delay.FromJsonString(retry_delay)
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    for detail in details:
-        packed = any_pb2.Any()
-        packed.Pack(detail)
-        status.details.append(packed)
-    return status
 
 
 def _show_status(status: status_pb2.Status) -> str:

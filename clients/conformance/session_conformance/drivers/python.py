@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from session_client import (
     ClientSession,
     Command,
+    PoisonedEvent,
     Position,
     RetryPolicy,
     SessionClient,
@@ -183,6 +184,7 @@ def _error(error: Exception) -> pb.Error:
                 (PayloadError, pb.ERROR_KIND_PAYLOAD),
                 (TakenOver, pb.ERROR_KIND_TAKEN_OVER),
                 (SessionRefused, pb.ERROR_KIND_REFUSED),
+                (PoisonedEvent, pb.ERROR_KIND_POISONED),
                 (SessionLost, pb.ERROR_KIND_LOST),
                 (SessionEnded, pb.ERROR_KIND_ENDED),
             )
@@ -195,6 +197,8 @@ def _error(error: Exception) -> pb.Error:
         result.reason, result.code = error.reason, error.code.name
     if isinstance(error, (SessionRefused, SessionLost)):
         result.taken_over = error.taken_over
+    if isinstance(error, PoisonedEvent):
+        result.sequence, result.size = error.sequence, error.size
     return result
 
 

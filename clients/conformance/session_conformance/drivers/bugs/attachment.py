@@ -149,3 +149,24 @@ def closes_instead_of_detaching() -> None:
         return detach
 
     patch(session.ClientSession, "detach", make)
+
+
+@bug
+def leaves_opens_running() -> None:
+    """Leave an open that is given up, without a word (A6)."""
+    patch(session.ClientSession, "_give_up", lambda _: lambda self: False)
+
+
+@bug
+def closes_given_up_opens_again_and_again() -> None:
+    """Repeat an open that is given up more than once (A6)."""
+
+    def make(original: Any) -> Any:
+        async def supervise(self: session.ClientSession) -> None:
+            await original(self)
+            if self._conversation.given_up:
+                await original(self)
+
+        return supervise
+
+    patch(session.ClientSession, "_supervise", make)

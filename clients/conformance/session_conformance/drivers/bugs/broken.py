@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import grpc
-from session_client import session, stream
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+from session_client import SessionLost, session, stream
 from session_client.stream import StreamEnd
 
-from .planting import bug, change_ends, patch
+from session_service.v1 import session_pb2 as pb
+
+from .planting import bug, change_ends, change_responses, patch
 
 
 @bug
@@ -35,6 +40,31 @@ def judges_by_the_status() -> None:
 def retries_final_statuses() -> None:
     """Come back after whatever status (D7)."""
     session._FINAL.clear()
+
+
+@bug
+def takes_exhaustion_for_final() -> None:
+    """Lose a session to a limit of gRPC's own (D7)."""
+    session._FINAL.add(grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+@bug
+def retries_what_it_rejects() -> None:
+    """Try again and again to send what cannot be sent (D7)."""
+
+    def make(original: Any) -> Any:
+        async def metadata(self: session.ClientSession) -> Mapping[str, str]:
+            while True:
+                try:
+                    found: Mapping[str, str] = await original(self)
+                except SessionLost:
+                    await asyncio.sleep(0.1)
+                else:
+                    return found
+
+        return metadata
+
+    patch(session.ClientSession, "_metadata", make)
 
 
 @bug
@@ -111,3 +141,43 @@ def retries_defects() -> None:
 async def _without_defect(run: Any) -> StreamEnd | None:
     end: StreamEnd | None = await run
     return end and replace(end, defect_at=None)
+
+
+@bug
+def ignores_failed() -> None:
+    """Look at the status only, which a proxy may have lost (E2)."""
+    change_responses(lambda response: response.ClearField("failed"))
+
+
+@bug
+def drops_commands_at_failed() -> None:
+    """Forget the commands that come with `failed` (F6)."""
+
+    def change(response: pb.AttachResponse) -> None:
+        if response.HasField("failed"):
+            response.ClearField("commands")
+
+    change_responses(change)
+
+
+@bug
+def waits_for_the_status() -> None:
+    """Wait as long as it takes for the status behind `failed` (E2)."""
+    stream.FAREWELL = 1_000_000.0
+
+
+@bug
+def fails_at_what_it_cannot_read() -> None:
+    """Take a `failed` that does not decode for the end (F6)."""
+    refusal = status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0])
+    refusal.details.add().Pack(error_details_pb2.ErrorInfo(domain=stream.DOMAIN, reason="NONE"))
+
+    def change(response: pb.AttachResponse) -> None:
+        try:
+            known = bool(status_pb2.Status.FromString(response.failed.status).code)
+        except DecodeError:
+            known = False
+        if response.HasField("failed") and not known:
+            response.failed.status = refusal.SerializeToString()
+
+    change_responses(change)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from session_client import stream
 from session_client.conversation import Closed, Conversation
+from session_client.stream import StreamEnd
 
 from session_service.delivery import Outbox
 
@@ -62,3 +64,42 @@ def drops_commands_at_closed() -> None:
         return take
 
     patch(Conversation, "take", make)
+
+
+@bug
+def never_half_closes() -> None:
+    """Leave the call open when everything is said (E2)."""
+
+    def make(original: Any) -> Any:
+        async def write(self: stream.Stream) -> None:
+            self._call = _NeverDone(self._call)  # type: ignore[assignment]
+            await original(self)
+
+        return write
+
+    patch(stream.Stream, "_write", make)
+
+
+class _NeverDone:
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    async def done_writing(self) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+
+@bug
+def trusts_in_the_last_ack() -> None:
+    """Take the session for over when its last ack is written, whatever the status says (A7)."""
+
+    def make(original: Any) -> Any:
+        async def run(self: stream.Stream, attach_timeout: float) -> StreamEnd | None:
+            end: StreamEnd | None = await original(self, attach_timeout)
+            return None if self._conversation.finished else end
+
+        return run
+
+    patch(stream.Stream, "run", make)

@@ -8,6 +8,9 @@ from typing import Any
 from session_client import SessionClient, client, stream
 from session_client.conversation import Conversation
 
+from session_service.errors import ProtocolViolation
+from session_service.v1 import session_pb2 as pb
+
 from .planting import bug, patch
 
 
@@ -33,6 +36,21 @@ def sets_a_deadline() -> None:
 def bears_silence() -> None:
     """Wait for ever for a server that says nothing (F3)."""
     stream.SILENT_INTERVALS = 1_000_000
+
+
+@bug
+def breaks_at_what_it_does_not_know() -> None:
+    """Want an answer in the first response that is not empty (F6)."""
+
+    def make(original: Any) -> Any:
+        def receive(self: Conversation, data: bytes) -> None:
+            if not self.attached and data and pb.AttachResponse.FromString(data).WhichOneof("control") is None:
+                raise ProtocolViolation("the server began with something else")
+            original(self, data)
+
+        return receive
+
+    patch(Conversation, "receive", make)
 
 
 @bug
@@ -67,3 +85,9 @@ def loses_integers() -> None:
         return send
 
     patch(Conversation, "send", make)
+
+
+@bug
+def limits_what_it_receives() -> None:
+    """Receive no more than gRPC does by itself (F7)."""
+    client._OPTIONS[:] = [option for option in client._OPTIONS if option[0] != "grpc.max_receive_message_length"]

@@ -17,6 +17,7 @@ __all__ = [
     "change_ends",
     "change_first_requests",
     "change_requests",
+    "change_responses",
     "patch",
 ]
 
@@ -76,3 +77,17 @@ def change_ends(change: Callable[[StreamEnd], StreamEnd]) -> None:
         return find_end
 
     patch(stream.Stream, "_find_end", make)
+
+
+def change_responses(change: Callable[[pb.AttachResponse], object]) -> None:
+    """Change the responses that a client gets."""
+
+    def make(original: Any) -> Any:
+        def receive(self: Conversation, data: bytes) -> None:
+            response = pb.AttachResponse.FromString(data)
+            change(response)
+            original(self, response.SerializeToString())
+
+        return receive
+
+    patch(Conversation, "receive", make)
