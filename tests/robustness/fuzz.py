@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from session_service import payload
 from session_service.delivery import Inbox
 from session_service.errors import PayloadError, SequenceGap, WindowExceeded
+from session_service.payload import exact, values
 from session_service.v1 import session_pb2 as pb
 from session_service.window import Window
 
@@ -102,7 +103,7 @@ def main() -> None:
         atheris = importlib.import_module("atheris")
     except ImportError:
         sys.exit("this needs atheris, which has no wheel for every Python: pip install atheris")
-    for function in (payload.decode_event, payload._load, payload._read, payload._unpack, Inbox.put, Inbox.skip):
+    for function in (payload.decode_event, exact.load, values.read, values.unpack, Inbox.put, Inbox.skip):
         atheris.instrument_func(function)
     atheris.instrument_func(take)
     with tempfile.TemporaryDirectory() as corpus:
