@@ -18,6 +18,7 @@ import time
 import traceback
 from contextvars import Context
 
+from ..errors import SessionNotFoundException
 from ..session.context import current_task
 
 __all__ = ["Watchdog"]
@@ -90,7 +91,11 @@ class Watchdog:
         args: tuple[object, ...]
         if task is not None:
             message = "session %s: has blocked the event loop, and so all sessions, for %.1f s, in task %s"
-            args = task.session_id, seconds, task.id
+            try:
+                session_id = task.session.id
+            except SessionNotFoundException:  # it is gone, and this code outlives it
+                session_id = task.session_id
+            args = session_id, seconds, task.id
         else:
             message = "the event loop has been blocked, and so all sessions, for %.1f s, by %s"
             args = seconds, running.get_name() if running is not None else "a callback of asyncio"
