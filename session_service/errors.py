@@ -8,6 +8,7 @@
         ├── SessionClosedException       the session (or its events) ended
         ├── CommandBufferFull            a sender on the loop has not drained
         ├── PayloadError                 a value that cannot be carried exactly
+        ├── LocalError                   a defect of ours: a state that cannot be
         └── ProtocolError                ends a stream; its status stands in server/statuses.py
             ├── RemoteError              the peer did something that the protocol forbids
             │   ├── ProtocolViolation, SequenceGap, WindowExceeded
@@ -32,6 +33,7 @@ __all__ = [
     "FirstRequestTimeout",
     "HeartbeatLost",
     "InternalFault",
+    "LocalError",
     "PayloadError",
     "PayloadInvalid",
     "PrincipalMismatch",
@@ -85,6 +87,10 @@ class PayloadError(SessionException):
             path = f"{path[: LONGEST_PATH // 2]}...{path[-LONGEST_PATH // 2 :]}"
         super().__init__(f"{path}: {fault}")
         self.path = path
+
+
+class LocalError(SessionException):
+    """Something that cannot happen in the state that it happened in (`session_service.lifecycle`): a defect of ours."""
 
 
 class ProtocolError(SessionException):

@@ -32,6 +32,7 @@ from typing import Any, ClassVar, TypeVar
 
 from .. import payload
 from ..errors import CommandBufferFull, PayloadError, SessionClosedException, SessionNotFoundException
+from ..lifecycle import CloseReason
 from .callbacks import Callback, Callbacks, Click, ignore
 from .children import Children, report_outliving, watch_children
 from .commands import CommandBuffer
@@ -40,7 +41,7 @@ from .deferred import Deferred, DeferredCalls
 from .hooks import HOOKS_ID, Hooks
 from .info import SessionInfo
 from .mailbox import ClientEvent, Mail, Mailbox, Mailroom
-from .options import CloseReason, SessionOptions
+from .options import SessionOptions
 from .principal import ANONYMOUS, Principal
 from .refusals import Refusals
 from .snapshot import CallbackSnapshot, SessionSnapshot, TaskSnapshot

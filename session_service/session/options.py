@@ -1,24 +1,12 @@
-"""What bounds a session, and why it ended."""
+"""What bounds a session."""
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass, field
 
 from ..window import Window
 
-__all__ = ["CloseReason", "SessionOptions"]
-
-
-class CloseReason(enum.Enum):
-    """Why a session ended (protocol E4)."""
-
-    COMPLETED = "the main task returned"
-    CLIENT = "the client closed it"
-    SERVER = "the app or an operator closed it"
-    EXPIRED = "no client came back within the resume window"
-    FAILED = "an exception left the main task"
-    SHUTDOWN = "the server shut down"
+__all__ = ["SessionOptions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
