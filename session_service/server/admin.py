@@ -23,7 +23,7 @@ from ..v1 import session_pb2
 from ..window import Window
 from .auth import Authenticator, ends_with_credentials, metadata_of, peer_of
 from .records import Record, Records, Watcher, matches
-from .statuses import statuses
+from .statuses import StatusGuard
 
 __all__ = ["ADMIN_SERVICE_NAME", "CHANNELZ_SERVICE_NAME", "AdminService", "channelz_handler"]
 
@@ -162,7 +162,7 @@ class AdminService:
 
     @asynccontextmanager
     async def _call(self, context: Context) -> AsyncIterator[Principal]:
-        async with statuses(context, _refused):
+        async with StatusGuard(context, _refused):
             yield self._authenticate(metadata_of(context), peer_of(context))
 
     def _find(self, session_id: str) -> Record:
@@ -226,7 +226,7 @@ def _authenticated(
     method: Callable[[Message, Any], Awaitable[Message]], authenticate: Authenticator
 ) -> Callable[[Message, Any], Awaitable[Message]]:
     async def call(request: Message, context: Any) -> Message:
-        async with statuses(context, _refused):
+        async with StatusGuard(context, _refused):
             authenticate(metadata_of(context), peer_of(context))
         return await method(request, context)
 

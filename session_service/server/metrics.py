@@ -18,12 +18,11 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from ..errors import PrincipalMismatch, ProtocolError, ResumeImpossible, SessionUnknown, TakenOver
+from ..errors import PROTOCOL_ERRORS, PrincipalMismatch, ProtocolError, ResumeImpossible, SessionUnknown, TakenOver
 from ..manager import ManagedSession, Observer, SessionManager
 from ..session import CloseReason
 from ..session.stopwatch import Stopwatch
 from .reload import Reloading
-from .statuses import TABLE
 from .watchdog import Watchdog
 
 try:
@@ -52,7 +51,7 @@ LAG_INTERVAL = 0.25
 # Reasons of a detach that is no error's.
 ENDED, LOST = "ENDED", "LOST"
 
-REASONS = [row.reason for row in TABLE.values()]
+REASONS = [kind.reason for kind in PROTOCOL_ERRORS]
 
 STATES = ("attached", "detached", "ended")
 
@@ -192,7 +191,7 @@ class Metrics(Observer, Collector):
         self._opened = Counter(dict.fromkeys(self._apps, 0))
         self._closed = Counter({(app, reason.name): 0 for app in self._apps for reason in CloseReason})
         self._detached = Counter({(app, reason): 0 for app in self._apps for reason in (*REASONS, ENDED, LOST)})
-        self._resumes = Counter(dict.fromkeys((RESUMED, *(TABLE[kind].reason for kind in FAILED_RESUMES)), 0))
+        self._resumes = Counter(dict.fromkeys((RESUMED, *(kind.reason for kind in FAILED_RESUMES)), 0))
         self._takeovers = Counter({SAME: 0, OTHER: 0})
         self._refused = Counter(dict.fromkeys(REASONS, 0))
         self._forgotten = {app: [0] * len(COUNTS) for app in self._apps}
@@ -219,7 +218,7 @@ class Metrics(Observer, Collector):
 
     def detached(self, managed: ManagedSession, error: ProtocolError | None) -> None:  # noqa: D102
         if error is not None:
-            reason = TABLE[type(error)].reason
+            reason = error.reason
         else:
             reason = ENDED if managed.session.ended else LOST
         self._detached[managed.app, reason] += 1
@@ -236,7 +235,7 @@ class Metrics(Observer, Collector):
             totals[place] += count.read(managed)
 
     def refused(self, error: ProtocolError) -> None:  # noqa: D102
-        reason = TABLE[type(error)].reason
+        reason = error.reason
         self._refused[reason] += 1
         if isinstance(error, FAILED_RESUMES):
             self._resumes[reason] += 1

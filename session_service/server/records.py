@@ -17,7 +17,6 @@ from ..errors import ProtocolError
 from ..manager import ManagedSession, Observer
 from ..v1 import admin_pb2 as pb
 from ..v1 import session_pb2
-from .statuses import TABLE
 
 __all__ = ["Record", "Records", "Watcher"]
 
@@ -156,7 +155,7 @@ class Records(Observer):
         self._tell(managed, pb.SESSION_CHANGE_ATTACHED)
 
     def detached(self, managed: ManagedSession, error: ProtocolError | None) -> None:  # noqa: D102
-        reason = TABLE[type(error)].reason if error is not None else "ENDED" if managed.session.ended else "LOST"
+        reason = error.reason if error is not None else "ENDED" if managed.session.ended else "LOST"
         attachment = self._records[managed.session.id].attachments[-1]
         attachment.detach_time.CopyFrom(now())
         attachment.detach_reason = reason

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from ..errors import ProtocolError
 from .auth import Authenticator, metadata_of, peer_of
-from .statuses import statuses
+from .statuses import StatusGuard
 
 __all__ = ["REFLECTION_SERVICES", "reflection_handlers"]
 
@@ -41,7 +41,7 @@ def reflection_handlers(
     async def reflect(
         requests: AsyncIterator[reflection_pb2.ServerReflectionRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
-        async with statuses(context, refused):
+        async with StatusGuard(context, refused):
             authenticate(metadata_of(context), peer_of(context))
             async for response in servicer.ServerReflectionInfo(requests, context):
                 yield response

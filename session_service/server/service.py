@@ -16,7 +16,7 @@ from ..v1 import info_pb2, session_pb2
 from .attachment import AckTimer, Attachment, Context, read_on
 from .auth import Authenticator, ends_with_credentials, metadata_of, peer_of
 from .farewell import Farewell
-from .statuses import as_error, statuses
+from .statuses import StatusGuard, as_error
 
 __all__ = ["SERVICE_NAME", "SessionService"]
 
@@ -92,7 +92,7 @@ class SessionService:
     async def parse_session_info(self, data: bytes, context: Context) -> bytes:
         """Tell what headers say about a client: those of the request, else those of the call."""
         response = info_pb2.ParseSessionInfoResponse()
-        async with statuses(context, self._manager.refused):
+        async with StatusGuard(context, self._manager.refused):
             metadata = metadata_of(context)
             self._authenticate(metadata, peer_of(context))
             try:

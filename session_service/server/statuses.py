@@ -1,13 +1,12 @@
-"""Which status ends a stream: the one table from exceptions to what a client sees (docs/protocol.md, Errors)."""
+"""gRPC's statuses of errors: what a client sees of them (docs/protocol.md, Errors)."""
 
 from __future__ import annotations
 
-import enum
 import logging
 import secrets
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -17,7 +16,7 @@ from grpc_status import rpc_status
 
 from .. import errors
 
-__all__ = ["DOMAIN", "Retry", "as_error", "statuses", "to_rich_status", "to_status"]
+__all__ = ["DOMAIN", "StatusGuard", "as_error", "to_rich_status", "to_status"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,44 +30,6 @@ RETRY_DELAY_SECONDS = 5
 LONGEST_TEXT = 400
 
 
-class Retry(enum.Enum):
-    """What a client library does next: go on, begin anew, or give up."""
-
-    RESUME = "RESUME"
-    REOPEN = "REOPEN"
-    NEVER = "NEVER"
-
-
-class Row(NamedTuple):
-    """One row of the table."""
-
-    code: grpc.StatusCode
-    reason: str
-    retry: Retry
-
-
-_C = grpc.StatusCode
-TABLE: dict[type[errors.ProtocolError], Row] = {
-    errors.ProtocolViolation: Row(_C.INVALID_ARGUMENT, "PROTOCOL_VIOLATION", Retry.NEVER),
-    errors.FirstRequestTimeout: Row(_C.DEADLINE_EXCEEDED, "FIRST_REQUEST_TIMEOUT", Retry.RESUME),
-    errors.PayloadInvalid: Row(_C.INVALID_ARGUMENT, "PAYLOAD_INVALID", Retry.NEVER),
-    errors.SequenceGap: Row(_C.OUT_OF_RANGE, "SEQUENCE_GAP", Retry.RESUME),
-    errors.WindowExceeded: Row(_C.RESOURCE_EXHAUSTED, "WINDOW_EXCEEDED", Retry.NEVER),
-    errors.AppNotFound: Row(_C.NOT_FOUND, "APP_NOT_FOUND", Retry.NEVER),
-    errors.SessionUnknown: Row(_C.NOT_FOUND, "SESSION_NOT_FOUND", Retry.REOPEN),
-    errors.RequestIdReused: Row(_C.INVALID_ARGUMENT, "REQUEST_ID_REUSED", Retry.NEVER),
-    errors.ResumeImpossible: Row(_C.OUT_OF_RANGE, "RESUME_IMPOSSIBLE", Retry.REOPEN),
-    errors.Unauthenticated: Row(_C.UNAUTHENTICATED, "UNAUTHENTICATED", Retry.RESUME),
-    errors.PrincipalMismatch: Row(_C.PERMISSION_DENIED, "PRINCIPAL_MISMATCH", Retry.NEVER),
-    errors.SessionLimit: Row(_C.RESOURCE_EXHAUSTED, "SESSION_LIMIT", Retry.REOPEN),
-    errors.Draining: Row(_C.UNAVAILABLE, "DRAINING", Retry.REOPEN),
-    errors.TakenOver: Row(_C.ABORTED, "TAKEN_OVER", Retry.NEVER),  # by the same client: RESUME
-    errors.HeartbeatLost: Row(_C.UNAVAILABLE, "HEARTBEAT_LOST", Retry.RESUME),
-    errors.EndedUndelivered: Row(_C.ABORTED, "ENDED_UNDELIVERED", Retry.NEVER),
-    errors.InternalFault: Row(_C.INTERNAL, "INTERNAL", Retry.RESUME),
-}
-
-
 def to_status(error: errors.ProtocolError, *, of_attach: bool = True) -> grpc.Status:
     """Return the status, with its ErrorInfo, that ends a call because of ``error``."""
     return rpc_status.to_status(to_rich_status(error, of_attach=of_attach))
@@ -76,18 +37,16 @@ def to_status(error: errors.ProtocolError, *, of_attach: bool = True) -> grpc.St
 
 def to_rich_status(error: errors.ProtocolError, *, of_attach: bool = True) -> status_pb2.Status:
     """Return the same as the message that a call carries it in."""
-    code, reason, retry = TABLE[type(error)]
-    if isinstance(error, errors.TakenOver) and error.by_same_client:
-        retry = Retry.RESUME
+    retry = error.retry
     if isinstance(error, errors.InternalFault) and not of_attach:
-        retry = Retry.NEVER  # there is nothing to resume
+        retry = errors.Retry.NEVER  # there is nothing to resume
     metadata = {name: text[:LONGEST_TEXT] for name, text in error.details.items()}
     metadata["retry"] = retry.value
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)]
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
     if isinstance(error, (errors.SessionLimit, errors.Draining)):
         delay = duration_pb2.Duration(seconds=RETRY_DELAY_SECONDS)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    status = status_pb2.Status(code=code.value[0], message=str(error)[:LONGEST_TEXT])
+    status = status_pb2.Status(code=error.code, message=str(error)[:LONGEST_TEXT])
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
@@ -104,7 +63,7 @@ def as_error(error: Exception) -> errors.ProtocolError:
     return fault
 
 
-class statuses:
+class StatusGuard:
     """Ends a call that is no Attach with the status that belongs to what leaves the block, and tells ``refused``.
 
     A class, for a generator would keep three objects more while a stream is idle.

@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from session_service import AbstractSession, CommandBufferFull, PayloadError, Window, get_current_session
 from session_service.config import Config
 from session_service.errors import (
+    PROTOCOL_ERRORS,
     InternalFault,
     ProtocolError,
     ProtocolViolation,
@@ -37,7 +38,6 @@ from session_service.errors import (
 )
 from session_service.server import Server
 from session_service.server.attachment import Attachment
-from session_service.server.statuses import TABLE
 from session_service.v1 import info_pb2
 from session_service.v1 import session_pb2 as pb
 from tests.protocol.peer import Peer, Service, connect, event, value
@@ -51,7 +51,8 @@ EXPECTED = {ProtocolViolation, SessionUnknown, SequenceGap, ResumeImpossible}
 # What a client may get, a defect of ours excepted. Where a write found out that the stream has ended, grpc.aio makes it
 # INTERNAL, without a reason (see `Peer`).
 ENDS: set[tuple[grpc.StatusCode, str]]
-ENDS = {(row.code, row.reason) for row in TABLE.values() if row.code is not grpc.StatusCode.INTERNAL}
+CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+ENDS = {(CODES[kind.code], kind.reason) for kind in PROTOCOL_ERRORS if kind is not InternalFault}
 ENDS |= {(grpc.StatusCode.OK, ""), (grpc.StatusCode.INTERNAL, "")}
 
 # --- messages from descriptors ----------------------------------------------------------------------------------------

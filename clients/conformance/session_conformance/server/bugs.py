@@ -373,7 +373,7 @@ def mistakes_the_reason() -> None:
 @bug
 def mistakes_a_gap() -> None:
     """A gap is refused for another reason."""
-    statuses.TABLE[SequenceGap] = statuses.TABLE[SequenceGap]._replace(reason="PROTOCOL_VIOLATION")
+    _replace(SequenceGap, "reason", "PROTOCOL_VIOLATION")
 
 
 @bug
