@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -21,6 +22,8 @@ from tests.protocol.peer import Service
 from tests.server.authority import Authority
 
 from .proxy import PROXIES, Proxy
+
+NO_CHANGES: Mapping[str, str] = MappingProxyType({})
 
 Serve = Callable[..., Coroutine[Any, Any, "Behind"]]
 
@@ -47,9 +50,15 @@ def authority() -> Authority:
 
 
 @pytest.fixture(params=PROXIES, ids=lambda kind: kind.name)
-async def serve(request: pytest.FixtureRequest, tmp_path: Path, authority: Authority) -> AsyncIterator[Serve]:
-    """Serve apps behind a proxy: ``await serve(apps, hasty=True, **settings)``, one that stands no silence for long."""
+def kind(request: pytest.FixtureRequest) -> type[Proxy]:
+    """Go through the proxies."""
     kind: type[Proxy] = request.param
+    return kind
+
+
+@pytest.fixture
+async def serve(kind: type[Proxy], tmp_path: Path, authority: Authority) -> AsyncIterator[Serve]:
+    """Serve apps behind a proxy: ``await serve(apps, changes, **settings)``, changes to its configuration."""
     if kind.find() is None:
         missing = f"{kind.name} is missing: `make tools` installs it"
         if os.environ.get("CI"):
@@ -57,12 +66,12 @@ async def serve(request: pytest.FixtureRequest, tmp_path: Path, authority: Autho
         pytest.skip(missing)
     async with AsyncExitStack() as stack:
 
-        async def start(apps: dict[str, App], *, hasty: bool = False, **settings: Any) -> Behind:
+        async def start(apps: dict[str, App], changes: Mapping[str, str] = NO_CHANGES, **settings: Any) -> Behind:
             server = Server(apps, Config(listen="127.0.0.1:0", **settings))
             stack.push_async_callback(server.drain, 0)
             proxy = kind(tmp_path, await server.start(), authority.server())
             stack.push_async_callback(proxy.stop)
-            await proxy.start(kind.silence if hasty else {})
+            await proxy.start(changes)
             credentials = authority.channel_credentials()
             options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
             channel = await stack.enter_async_context(grpc.aio.secure_channel(proxy.address, credentials, options))

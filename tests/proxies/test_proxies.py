@@ -8,7 +8,7 @@ from collections import Counter
 import grpc
 import pytest
 from google.rpc import error_details_pb2
-from session_client import Attachment, AttachmentState, SessionClient
+from session_client import Attachment, AttachmentState, PoisonedEvent, SessionClient
 
 from session_service import get_current_session
 from session_service.examples.echo import echo
@@ -16,6 +16,7 @@ from session_service.v1 import session_pb2 as pb
 from tests.protocol.peer import PATIENCE, Peer, event, value
 
 from .conftest import Serve
+from .proxy import Nginx, Proxy
 
 JSON = pb.PAYLOAD_FORMAT_JSON
 COUNT = 100
@@ -46,6 +47,20 @@ async def test_plain_sessions_all_end_with_closed_and_ok(serve: Serve) -> None:
         await peer.send(close=pb.Close())
         responses = await peer.receive_all()
         ends[responses[-1].HasField("closed"), await peer.call.code()] += 1
+    assert ends == {(True, grpc.StatusCode.OK): COUNT}
+
+
+async def test_resumable_sessions_all_end_with_closed_and_ok(serve: Serve) -> None:
+    service = await serve({"echo": echo})
+    ends: Counter[tuple[bool, grpc.StatusCode]] = Counter()
+    for number in range(1, COUNT + 1):
+        peer = await service.open("echo", resumable=True, command_format=JSON)
+        assert await said(peer, number, first_sequence=1) == number
+        await peer.send(close=pb.Close(), ack=1)
+        closed = (await peer.receive_until(lambda response: response.HasField("closed")))[-1].closed
+        await peer.send(ack=closed.sequence)
+        await peer.receive_all()
+        ends[closed.sequence == 2, await peer.call.code()] += 1
     assert ends == {(True, grpc.StatusCode.OK): COUNT}
 
 
@@ -93,6 +108,18 @@ async def test_a_large_event_passes_and_so_do_many(serve: Serve, resumable: bool
         assert await said(peer, "x" * 1_500_000, first_sequence=number) == 1_500_000
 
 
+@pytest.mark.parametrize("kind", [Nginx], ids=["nginx"])
+async def test_what_nginx_never_lets_through_by_default_is_named_by_the_client(serve: Serve) -> None:
+    service = await serve({"echo": echo}, {"client_max_body_size 0": "client_max_body_size 1m"})
+    client = SessionClient(service.proxy.address, channel_credentials=service.credentials)
+    async with client, client.open("echo") as session:
+        await session.send_event("say", "x" * 1_500_000)
+        with pytest.raises(PoisonedEvent) as caught:
+            await anext(session)
+    assert caught.value.sequence == 1
+    assert caught.value.size > 1_500_000
+
+
 async def test_a_large_command_passes(serve: Serve) -> None:
     service = await serve({"echo": echo})
     peer = await service.open("echo", command_format=JSON)
@@ -106,7 +133,7 @@ async def test_a_long_token_passes_each_time(serve: Serve) -> None:
         assert await said(peer, 1) == 1
 
 
-async def test_an_idle_session_keeps_its_stream_by_heartbeats(serve: Serve) -> None:
+async def test_an_idle_session_keeps_its_stream_by_heartbeats(serve: Serve, kind: type[Proxy]) -> None:
     gate = asyncio.Event()
 
     async def app() -> None:
@@ -114,7 +141,7 @@ async def test_an_idle_session_keeps_its_stream_by_heartbeats(serve: Serve) -> N
         get_current_session().send_task_command({"command": "awake"})
         await get_current_session().next_client_event()
 
-    service = await serve({"app": app}, hasty=True, heartbeat_interval=HEARTBEAT)
+    service = await serve({"app": app}, kind.silence, heartbeat_interval=HEARTBEAT)
     changes: list[AttachmentState] = []
     client = SessionClient(
         service.proxy.address,
