@@ -38,7 +38,7 @@ class Config:
         tls_cert: file of the server's certificate and those of its issuers, PEM; empty for no TLS.
         tls_key: file of its private key, PEM.
         tls_client_ca: file of the authorities, PEM, of which each client needs a certificate; empty for none.
-        token_file: file of the bearer tokens that are let in, see server/tokens.py; empty for none.
+        token_file: file of the bearer tokens that are let in, see server/auth/tokens.py; empty for none.
         jwt_keys: file of the keys that sign the JWTs that are let in, a JWKS or PEM; empty for none.
         jwt_issuer: what those name as their issuer.
         jwt_audience: what those name as their audience, among others perhaps.

@@ -17,7 +17,7 @@ def token(file: str, name: str) -> None:
 
     A running server takes notice of FILE within seconds. To revoke a token, remove its line.
     """
-    from ..server.tokens import add_token  # brings gRPC along
+    from ..server.auth.tokens import add_token  # brings gRPC along
 
     try:
         add_token(file, name, click.echo)

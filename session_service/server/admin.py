@@ -21,9 +21,9 @@ from ..session.snapshot import CallbackSnapshot, TaskSnapshot
 from ..v1 import admin_pb2 as pb
 from ..v1 import session_pb2
 from ..window import Window
-from .auth import Authenticator, ends_with_credentials, metadata_of, peer_of
-from .records import Record, Records, Watcher, matches
+from .auth import Authenticator, ExpiryTimer, metadata_of, peer_of
 from .statuses import StatusGuard
+from .watch.records import Record, Records, Watcher, matches
 
 __all__ = ["ADMIN_SERVICE_NAME", "CHANNELZ_SERVICE_NAME", "AdminService", "channelz_handler"]
 
@@ -112,7 +112,7 @@ class AdminService:
             self.records.watchers.add(watcher)
             try:
                 await context.send_initial_metadata(())
-                with ends_with_credentials(principal, watcher.end):
+                with ExpiryTimer(principal, watcher.end):
                     while (change := await watcher.next()) is not None:
                         await context.write(change.SerializeToString())
             finally:

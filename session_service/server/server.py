@@ -19,18 +19,18 @@ from ..manager import App, Drained, SessionManager
 from .addresses import addresses_of
 from .admin import ADMIN_SERVICE_NAME, CHANNELZ_SERVICE_NAME, AdminService, channelz_handler
 from .auth import Authenticator, anonymous, certificate_subject
+from .auth.reload import INTERVAL, Reloading
+from .auth.tls import Certificates
+from .auth.tokens import TokenFile
 from .executor import GrowingExecutor
 from .forks import let_go
 from .reflection import reflection_handlers
-from .reload import INTERVAL, Reloading
 from .service import SERVICE_NAME, SessionService
-from .tls import Certificates
-from .tokens import TokenFile
-from .watchdog import Watchdog
+from .watch.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from .metrics import Metrics, MetricsEndpoint
-    from .traces import Traces
+    from .watch.metrics import Metrics, MetricsEndpoint
+    from .watch.traces import Traces
 
 __all__ = ["Server"]
 
@@ -91,7 +91,7 @@ class Server:
         self._metrics: Metrics | None = None
         self._metrics_endpoints: list[MetricsEndpoint] = []
         if config.metrics_listen:
-            from .metrics import Metrics  # needs the extra `prometheus`
+            from .watch.metrics import Metrics  # needs the extra `prometheus`
 
             self._metrics = Metrics(self.manager, self.files)
             self.manager.observers.append(self._metrics)
@@ -195,7 +195,7 @@ class Server:
             self.files.append(tokens.files)
             return tokens
         if config.jwt_keys:
-            from .jwt import JsonWebTokens  # needs the extra `jwt`
+            from .auth.jwt import JsonWebTokens  # needs the extra `jwt`
 
             jwts = JsonWebTokens(config.jwt_keys, config.jwt_issuer, config.jwt_audience)
             self.files.append(jwts.files)
@@ -226,7 +226,7 @@ class Server:
             raise OSError("in use, or no address of this machine") from error
 
     def _serve_metrics(self, metrics: Metrics, listen: str) -> None:
-        from .metrics import MetricsEndpoint
+        from .watch.metrics import MetricsEndpoint
 
         try:
             for address in addresses_of(listen):
@@ -333,7 +333,7 @@ def _options(config: Config) -> list[tuple[str, int]]:
 
 def _configured_traces() -> Traces | None:
     try:
-        from .traces import Traces, configured
+        from .watch.traces import Traces, configured
     except ImportError:  # the extra `otel` is not installed
         return None
     return Traces() if configured() else None

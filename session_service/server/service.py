@@ -14,7 +14,7 @@ from ..manager import SessionManager
 from ..session import SessionInfo, get_session_info_from_headers
 from ..v1 import info_pb2, session_pb2
 from .attachment import AckTimer, Attachment, Context, read_on
-from .auth import Authenticator, ends_with_credentials, metadata_of, peer_of
+from .auth import Authenticator, ExpiryTimer, metadata_of, peer_of
 from .farewell import Farewell
 from .statuses import StatusGuard, as_error
 
@@ -66,7 +66,7 @@ class SessionService:
             reader = self._keep(read_on(context))
         else:
             reader = self._keep(attachment.read())
-            with ends_with_credentials(attachment.principal, attachment.fail):
+            with ExpiryTimer(attachment.principal, attachment.fail):
                 error = await attachment.run()
             del attachment  # gRPC keeps an abort, and with it this frame, until the garbage collector comes
         await self._farewell.say(context, reader, error)

@@ -22,7 +22,7 @@ from session_client import (
 from session_service import Principal, get_current_session
 from session_service.config import Config
 from session_service.server import Peer, Server
-from session_service.server.tokens import add_token
+from session_service.server.auth.tokens import add_token
 
 from ..server.authority import Authority, Identity
 from .served import QUICK, echo

@@ -238,7 +238,7 @@ async def echo():
     session_id = value((await culprit.receive_commands(1))[0])
     await culprit.send(events=[event("go")])
 
-    await until_logged(served, f"WARNING session_service.server.watchdog: session {session_id}: has blocked")
+    await until_logged(served, f"WARNING session_service.server.watch.watchdog: session {session_id}: has blocked")
     await bystander.send(events=[event("say", "patience")])
     (program.folder / "gate").write_text("")
     (command,) = await bystander.receive_commands(1)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from session_service.server.watchdog import Watchdog
+from session_service.server.watch.watchdog import Watchdog
 from session_service.session.context import current_task
 
 from ..cli.program import PATIENCE
@@ -60,7 +60,7 @@ async def records() -> Records:
 
 @pytest.fixture
 def watch(records: Records) -> Iterator[Callable[[], Watchdog]]:
-    logger = logging.getLogger("session_service.server.watchdog")
+    logger = logging.getLogger("session_service.server.watch.watchdog")
     logger.addHandler(records)
     started: list[Watchdog] = []
 

@@ -27,7 +27,8 @@ from grpc_status import rpc_status
 from session_service import Principal, Window, get_current_session
 from session_service.config import Config
 from session_service.errors import Unauthenticated
-from session_service.server import Server, records
+from session_service.server import Server
+from session_service.server.watch import records
 from session_service.v1 import admin_pb2 as pb
 from session_service.v1 import session_pb2
 from session_service.v1.admin_pb2_grpc import SessionAdminServiceStub

@@ -12,8 +12,8 @@ import pytest
 
 from session_service import Principal, get_current_session
 from session_service.errors import ProtocolError, Unauthenticated
-from session_service.server import Peer, auth
-from session_service.server.auth import certificate_subject, ends_with_credentials
+from session_service.server import Peer
+from session_service.server.auth import ExpiryTimer, certificate_subject, expiry
 from session_service.v1 import info_pb2
 from session_service.v1 import session_pb2 as pb
 
@@ -155,16 +155,16 @@ async def test_credentials_that_have_expired_already_open_nothing(serve: Serve) 
 @pytest.mark.parametrize("expires_at", [None, 1e300])
 async def test_credentials_that_never_expire_leave_no_timer_behind(expires_at: float | None) -> None:
     failed: list[ProtocolError] = []
-    with ends_with_credentials(Principal("ada", expires_at=expires_at), failed.append):
+    with ExpiryTimer(Principal("ada", expires_at=expires_at), failed.append):
         await asyncio.sleep(0)
     assert failed == []
 
 
 async def test_a_clock_that_is_set_forward_ends_the_credentials_it_overtakes(monkeypatch: pytest.MonkeyPatch) -> None:
     failed: asyncio.Future[ProtocolError] = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(auth, "LONGEST_SLEEP", 0.01)
+    monkeypatch.setattr(expiry, "LONGEST_SLEEP", 0.01)
     now = time.time()
-    with ends_with_credentials(Principal("ada", expires_at=now + 3600), failed.set_result):
+    with ExpiryTimer(Principal("ada", expires_at=now + 3600), failed.set_result):
         monkeypatch.setattr(time, "time", lambda: now + 7200)
         async with asyncio.timeout(PATIENCE):
             assert isinstance(await failed, Unauthenticated)

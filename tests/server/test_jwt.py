@@ -18,7 +18,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from session_service.errors import Unauthenticated
 from session_service.server import Peer
-from session_service.server.jwt import LEEWAY, JsonWebTokens
+from session_service.server.auth.jwt import LEEWAY, JsonWebTokens
 from session_service.session import Principal
 from session_service.v1 import session_pb2 as pb
 

@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 
 from session_service.cli.logs import JsonFormatter
+from session_service.server.auth.tokens import add_token
 from session_service.server.statuses import as_error
-from session_service.server.tokens import add_token
 from session_service.v1 import session_pb2 as pb
 
 from ..cli.program import Program, Served

@@ -21,9 +21,9 @@ from prometheus_client.registry import Collector
 from session_service import Window, get_current_session
 from session_service.config import Config
 from session_service.errors import Unauthenticated
-from session_service.server import metrics
-from session_service.server.metrics import MetricsEndpoint
-from session_service.server.tokens import add_token
+from session_service.server.auth.tokens import add_token
+from session_service.server.watch import metrics
+from session_service.server.watch.metrics import MetricsEndpoint
 from session_service.session import Principal
 from session_service.v1 import info_pb2
 from session_service.v1 import session_pb2 as pb
@@ -505,7 +505,7 @@ def test_without_a_free_file_descriptor_the_endpoint_waits_before_it_accepts_aga
 ) -> None:
     endpoint = MetricsEndpoint("127.0.0.1:0", Nothing())  # type: ignore[arg-type] # no session is served here
     waits: list[float] = []
-    monkeypatch.setattr("session_service.server.metrics.time.sleep", waits.append)
+    monkeypatch.setattr("session_service.server.watch.metrics.time.sleep", waits.append)
     listening = endpoint._server.socket
     try:
         monkeypatch.setattr(endpoint._server, "socket", Exhausted())

@@ -12,7 +12,7 @@ import promql_parser
 import pytest
 import yaml
 
-from session_service.server.tokens import add_token
+from session_service.server.auth.tokens import add_token
 
 from ..cli.program import Program, Served
 from ..protocol.peer import event

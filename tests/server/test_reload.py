@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from session_service.server.reload import Reloading
+from session_service.server.auth.reload import Reloading
 
 
 def load(path: Path) -> str:

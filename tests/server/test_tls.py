@@ -197,7 +197,7 @@ async def test_where_a_certificate_breaks_the_old_one_stays_until_it_is_repaired
         cert.unlink()
     else:
         cert.write_bytes(b"garbage" if how == "garbage" else new.cert)
-    await until_logged(served, "ERROR session_service.server.reload: the TLS certificates cannot be reloaded")
+    await until_logged(served, "ERROR session_service.server.auth.reload: the TLS certificates cannot be reloaded")
     assert await served_serial(served.address) == old.serial
     assert await echoed(peer, "still here") == "still here"
 

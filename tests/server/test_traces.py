@@ -211,7 +211,7 @@ async def test_what_has_failed_is_an_error_with_the_id_of_the_log_and_nothing_of
 
 
 async def test_the_span_of_an_instrumented_call_is_not_replaced(serve: Serve, spans: Spans) -> None:
-    from session_service.server.traces import Traces
+    from session_service.server.watch.traces import Traces
 
     with spans.provider.get_tracer("grpc").start_as_current_span("call") as call:
         Traces.enter(dict(traceparent(OPENER)))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import Unauthenticated
-from ..session import Principal
-from .auth import Peer, bearer_token, checked_name
+from ...errors import Unauthenticated
+from ...session import Principal
+from .authenticator import Peer, bearer_token, checked_name
 from .reload import Reloading
 
 try:

@@ -15,12 +15,12 @@ from importlib.metadata import version
 
 from opentelemetry import context, propagate, trace
 
-from ..errors import ProtocolError
-from ..manager import ManagedSession, Observer
-from ..session import CloseReason
-from ..session.callbacks import Callback
-from ..session.context import Task
-from ..session.hooks import HOOKS_ID
+from ...errors import ProtocolError
+from ...manager import ManagedSession, Observer
+from ...session import CloseReason
+from ...session.callbacks import Callback
+from ...session.context import Task
+from ...session.hooks import HOOKS_ID
 
 __all__ = ["Traces", "configured"]
 

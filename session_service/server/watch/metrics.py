@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from ..errors import PROTOCOL_ERRORS, PrincipalMismatch, ProtocolError, ResumeImpossible, SessionUnknown, TakenOver
-from ..manager import ManagedSession, Observer, SessionManager
-from ..session import CloseReason
-from ..session.stopwatch import Stopwatch
-from .reload import Reloading
+from ...errors import PROTOCOL_ERRORS, PrincipalMismatch, ProtocolError, ResumeImpossible, SessionUnknown, TakenOver
+from ...manager import ManagedSession, Observer, SessionManager
+from ...session import CloseReason
+from ...session.stopwatch import Stopwatch
+from ..auth.reload import Reloading
 from .watchdog import Watchdog
 
 try:

@@ -6,16 +6,14 @@ authenticators come with the package: `TokenFile`, `JsonWebTokens`, and `certifi
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import grpc
 
-from ..errors import ProtocolError, Unauthenticated
-from ..session import ANONYMOUS, Principal
+from ...errors import Unauthenticated
+from ...session import ANONYMOUS, Principal
 
 __all__ = [
     "Authenticator",
@@ -24,15 +22,11 @@ __all__ = [
     "bearer_token",
     "certificate_subject",
     "checked_name",
-    "ends_with_credentials",
     "metadata_of",
     "peer_of",
 ]
 
 LONGEST_NAME = 1024
-
-# The clock of credentials is the wall clock, which can be set, so it is looked at now and then.
-LONGEST_SLEEP = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,32 +118,3 @@ def peer_of(context: grpc.aio.ServicerContext[Any, Any]) -> Peer:
             if name.startswith(("x509_", "peer_"))
         },
     )
-
-
-class ends_with_credentials:
-    """Calls ``fail`` within the block when the credentials of ``principal`` expire."""
-
-    __slots__ = ("_expires_at", "_fail", "_timer")
-
-    def __init__(self, principal: Principal, fail: Callable[[ProtocolError], None]) -> None:
-        self._expires_at = principal.expires_at
-        self._fail = fail
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __enter__(self) -> None:
-        """Begin to look."""
-        if self._expires_at is not None:
-            self._look(self._expires_at)
-
-    def __exit__(self, *_: object) -> None:
-        """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look(self, expires_at: float) -> None:
-        left = expires_at - time.time()
-        if left <= 0:
-            self._fail(Unauthenticated("the credentials have expired: attach again with fresh ones"))
-        else:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(min(left, LONGEST_SLEEP), self._look, expires_at)

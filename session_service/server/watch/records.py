@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 from google.protobuf import timestamp_pb2
 
-from ..errors import ProtocolError
-from ..manager import ManagedSession, Observer
-from ..v1 import admin_pb2 as pb
-from ..v1 import session_pb2
+from ...errors import ProtocolError
+from ...manager import ManagedSession, Observer
+from ...v1 import admin_pb2 as pb
+from ...v1 import session_pb2
 
 __all__ = ["Record", "Records", "Watcher"]
 

@@ -22,9 +22,9 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..errors import Unauthenticated
-from ..session import Principal
-from .auth import Peer, bearer_token, checked_name
+from ...errors import Unauthenticated
+from ...session import Principal
+from .authenticator import Peer, bearer_token, checked_name
 from .reload import Reloading
 
 __all__ = ["TokenFile", "add_token"]

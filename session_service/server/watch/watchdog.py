@@ -18,8 +18,8 @@ import time
 import traceback
 from contextvars import Context
 
-from ..errors import SessionNotFoundException
-from ..session.context import current_task
+from ...errors import SessionNotFoundException
+from ...session.context import current_task
 
 __all__ = ["Watchdog"]
 
