@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from ..errors import PayloadInvalid, ProtocolError
 from ..manager import SessionManager
 from ..session import SessionInfo, get_session_info_from_headers
+from ..session.agent import parse_user_agent
 from ..v1 import info_pb2, session_pb2
 from .attachment import AckTimer, Attachment, Context, read_on
 from .auth import Authenticator, ExpiryTimer, metadata_of, peer_of
@@ -19,6 +20,8 @@ from .farewell import Farewell
 from .statuses import StatusGuard, as_error
 
 __all__ = ["SERVICE_NAME", "SessionService"]
+
+parse_user_agent("")  # loads the rules, which takes 0.2 s, before the first request rather than in it
 
 SERVICE_NAME = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 
@@ -87,7 +90,7 @@ class SessionService:
         principal = self._authenticate(metadata, peer_of(context))
         if self._enter is not None:
             self._enter(metadata)
-        return Attachment(context, self._manager, self._acks, principal, _headers(metadata))
+        return Attachment(context, self._manager, self._acks, principal, metadata)
 
     async def parse_session_info(self, data: bytes, context: Context) -> bytes:
         """Tell what headers say about a client: those of the request, else those of the call."""
@@ -99,22 +102,9 @@ class SessionService:
                 request = info_pb2.ParseSessionInfoRequest.FromString(data)
             except DecodeError:
                 raise PayloadInvalid("the request cannot be decoded as a ParseSessionInfoRequest") from None
-            info = get_session_info_from_headers(request.headers or _headers(metadata), context.peer())
+            info = get_session_info_from_headers(request.headers or metadata, context.peer())
             response.info.CopyFrom(_to_proto(info))
         return response.SerializeToString()
-
-
-def _headers(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return metadata as HTTP headers, without credentials: those are no business of apps.
-
-    A client cannot set ``user-agent``, which is the gRPC library's own, and grpc.aio hides ``:authority``; so what a
-    gateway forwards under another name wins.
-    """
-    headers = {name: text for name, text in metadata.items() if name != "authorization"}
-    for name, forwarded in (("user-agent", "x-user-agent"), ("host", "x-forwarded-host")):
-        if forwarded in metadata:
-            headers[name] = metadata[forwarded]
-    return headers
 
 
 def _to_proto(info: SessionInfo) -> info_pb2.SessionInfo:

@@ -23,7 +23,13 @@ class SessionInfo(_message.Message):
     """Who is at the other end of a session, as far as its HTTP headers tell.
 
     A header that is absent or makes no sense leaves its fields empty; it is never an error. All of
-    it is what the client says of itself, so nothing here is fit to decide what somebody may do.
+    it is what the client says of itself, so nothing here is fit to decide what somebody may do. That
+    goes for `X-Forwarded-Host` and `Forwarded`, too: the server takes them from whoever sends them,
+    so a proxy that visitors come by has to set or to remove both.
+
+    Of the headers of a client a server keeps four, `User-Agent`, `Accept-Language`, `Host` and
+    `Origin`, less than 16 KiB together. What is longer than its field allows is cut or counts as
+    absent. Apps see no other header, and so no cookie and no credential.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -34,17 +40,23 @@ class SessionInfo(_message.Message):
     ORIGIN_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
     user_language: _builtins.str
-    """The first language of `Accept-Language`: what stands before the first `,`, ` ` or `;`. Such as
-    `de-CH`.
+    """The language that the client prefers: of `Accept-Language` the language tag with the highest
+    weight `q`, of equals the first. Such as `de-CH`. Empty where there is none but `*`, or such
+    as have the weight 0. Only the first 2,000 characters of the header count.
     """
     server_host: _builtins.str
-    """The host, and port where there is one, that the page was served from: the header `Host`. Such
-    as `example.org:8080`.
+    """The host, and port where there is one, that the client calls this server by. Such as
+    `example.org:8080`. It is the first that is a host of these: the first value of
+    `X-Forwarded-Host`, the first `host` of `Forwarded`, `Host`, `:authority`. A host is a name of
+    at most 253 characters, or an IP address, with a port from 1 to 65535 or none.
     """
     origin: _builtins.str
     """Where the page came from, as scheme, host and port, only when it is not under `server_host`;
-    else empty. From the header `Origin`. A missing port equals the scheme's default: the page of
-    `https://example.org` is under the host `example.org:443`.
+    else empty. From the header `Origin`, of at most 1,000 characters; where it holds several
+    origins, the first that is not under `server_host`. A missing port equals the default of http,
+    https, ws or wss: the page of `https://example.org` is under the host `example.org:443`. The
+    scheme is not compared otherwise, since a proxy may end TLS. A page of another scheme, such as
+    `tauri://localhost`, is under no host. `null`: a page that tells nobody where it came from.
     """
     peer: _builtins.str
     """The network address of the caller, or of the last proxy before the server, as gRPC writes it.
@@ -52,7 +64,7 @@ class SessionInfo(_message.Message):
     """
     @_builtins.property
     def user_agent(self) -> Global___UserAgent:
-        """What `User-Agent` says. Always present."""
+        """What `User-Agent` says, or `X-User-Agent`. Always present."""
 
     def __init__(
         self,
@@ -73,7 +85,12 @@ Global___SessionInfo: _TypeAlias = SessionInfo  # noqa: Y015
 
 @_typing.final
 class UserAgent(_message.Message):
-    """A `User-Agent` header, and what it means. Only the first 2 KiB of the header count."""
+    """A `User-Agent` header, and what it means.
+
+    Browsers do not tell all: most have frozen what they say of the operating system and the device.
+    Chrome says Android 10 and the model K on every telephone and Windows 10 on Windows 11; Safari
+    and Firefox say macOS 10.15 on every Mac; and an iPad says that it is a Mac.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -91,7 +108,9 @@ class UserAgent(_message.Message):
     TOUCH_FIELD_NUMBER: _builtins.int
     BOT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The header itself, cut at 2 KiB; the other fields are derived from it. Empty: there was none."""
+    """The header itself, cut at 512 characters; the other fields are derived from it. Empty: there
+    was none. A text that cannot be parsed leaves them as that of an unknown program does.
+    """
     browser: _builtins.str
     """The family of the browser, such as `Firefox`. `Other` when it is not known."""
     browser_version: _builtins.str
@@ -99,13 +118,13 @@ class UserAgent(_message.Message):
     os: _builtins.str
     """The family of the operating system, such as `Android`. `Other` when it is not known."""
     os_version: _builtins.str
-    """The operating system's version, such as `14`."""
+    """The operating system's version, such as `14`. Often frozen, see above."""
     device: _builtins.str
     """The family of the device, such as `iPhone`. `Other` when it is not known."""
     device_brand: _builtins.str
     """Who made the device, such as `Apple`. Often empty."""
     device_model: _builtins.str
-    """The device's model. Often empty."""
+    """The device's model. Often empty, or frozen."""
     mobile: _builtins.bool
     """A telephone, or something as small."""
     tablet: _builtins.bool
@@ -171,11 +190,12 @@ class ParseSessionInfoRequest(_message.Message):
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The headers of the page's request, by name; case does not matter. The names that count are
-        `User-Agent`, `Accept-Language`, `Host` and `Origin`.
+        `User-Agent`, `X-User-Agent`, `Accept-Language`, `Host`, `X-Forwarded-Host`, `Forwarded` and
+        `Origin`. Empty: the metadata of this call, read in the same way.
 
-        Empty: the metadata of this call, read in the same way, with two differences. gRPC libraries
-        put themselves into `user-agent`, so `x-user-agent` wins over it; and they hide the host, so it
-        is read from `x-forwarded-host`, else from `host`.
+        gRPC libraries put themselves into `user-agent`, so a client or gateway says the browser in
+        `x-user-agent`; gRPC-Web puts the library there, and the browser is in `user-agent`. Of the two
+        that of a browser counts; else `x-user-agent`, unless it is a library's.
         """
 
     def __init__(

@@ -65,7 +65,7 @@ async def test_headers_of_any_case_are_parsed(serve: Serve) -> None:
     service = await serve({"nothing": nothing})
     headers = {
         "USER-AGENT": IPHONE,
-        "Accept-Language": "en-GB;q=0.8, fr",
+        "Accept-Language": "fr;q=0.8, en-GB",
         "host": "example.org:8080",
         "Origin": "http://elsewhere.example.org:8080",
         "X-Unknown": "is ignored",
@@ -124,7 +124,8 @@ async def test_the_host_of_the_metadata_counts_where_nothing_was_forwarded(serve
         ("https://EXAMPLE.org", "example.ORG", ""),
         ("https://[::1]:8080", "[::1]:8080", ""),
         ("https://other.org", "", "https://other.org"),
-        ("null", "example.org", ""),
+        ("null", "example.org", "null"),
+        ("tauri://localhost", "localhost", "tauri://localhost"),
         ("https://[half", "example.org", ""),
         ("https://example.org:port", "example.org", ""),
         ("", "example.org", ""),
@@ -138,11 +139,11 @@ async def test_an_origin_is_told_only_when_it_is_not_under_the_host(
     assert (info.origin, info.server_host) == (expected, host)
 
 
-@pytest.mark.parametrize("text", ["x" * 200_000, "Mozilla/5.0 (" * 20_000, "\x00grüße", ""])
+@pytest.mark.parametrize("text", ["x" * 200_000, "Mozilla/5.0 (" * 20_000, "\x00grüße", "VLC/3.0.²", ""])
 async def test_a_hostile_user_agent_is_cut_and_no_error(serve: Serve, text: str) -> None:
     service = await serve({"nothing": nothing})
     info = await parse(service, {"User-Agent": text})
-    assert info.user_agent.text == text[:2048]
+    assert info.user_agent.text == text[:512]
 
 
 async def test_a_request_that_cannot_be_decoded_is_refused(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
@@ -249,9 +250,59 @@ async def test_a_hook_in_a_thread_sees_the_headers_of_the_attachment_that_it_is_
         session.next_client_event()
 
     service = await serve({"app": app})
-    peer = await service.open("app", resumable=True, headers={"accept-language": "l0"})
+    peer = await service.open("app", resumable=True, headers={"accept-language": "de-x-0"})
     async with asyncio.timeout(PATIENCE):
-        assert await languages.get() == "l0"
+        assert await languages.get() == "de-x-0"
         for n in range(1, 30):
-            peer = await service.resume(peer, headers={"accept-language": f"l{n}"})
-            assert await languages.get() == f"l{n}"
+            peer = await service.resume(peer, headers={"accept-language": f"de-x-{n}"})
+            assert await languages.get() == f"de-x-{n}"
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_session_does_not_grow_by_the_headers_of_its_resumes(serve: Serve) -> None:
+    told = Told()
+    service = await serve({"app": told.app})
+    peer = await service.open("app", resumable=True, headers={"User-Agent": IPHONE, "Cookie": "secret"})
+    assert set((await told.next()).headers) == {"user-agent"}
+    for number in range(20):
+        junk = {f"X-{number}-{n}": "x" * 10_000 for n in range(20)}
+        peer = await service.resume(
+            peer, headers={**junk, "Host": "h" * 1_000_000, "Accept-Language": f"de-x-{number}"}
+        )
+        info = await told.next()
+        assert info.headers == {"user-agent": IPHONE, "accept-language": f"de-x-{number}"}
+        assert (info.server_host, info.user_language) == ("", f"de-x-{number}")
+
+
+async def test_neither_credentials_nor_cookies_reach_an_app(serve: Serve) -> None:
+    told = Told()
+    service = await serve({"app": told.app})
+    secrets = {
+        "Authorization": "Bearer secret",
+        "Cookie": "secret=1",
+        "X-Api-Key": "secret",
+        "Proxy-Authorization": "s",
+    }
+    await service.open("app", headers={**secrets, "Host": "example.org"})
+    assert (await told.next()).headers == {"host": "example.org"}
+    await service.open("app", metadata=[(name.lower(), text) for name, text in {**secrets, "host": "a.org"}.items()])
+    assert set((await told.next()).headers) == {"user-agent", "host"}
+
+
+async def test_a_megabyte_of_anything_leaves_its_field_empty(serve: Serve) -> None:
+    service = await serve({"nothing": nothing})
+    names = ("Accept-Language", "Host", "Origin", "X-Forwarded-Host", "Forwarded", "X-User-Agent")
+    for letter in ("x", "\u20ac"):
+        info = await parse(service, dict.fromkeys(names, letter * 100_000))
+        assert (info.user_language, info.server_host, info.origin) == ("", "", "")
+        assert info.user_agent.text == letter * 512
+
+
+async def test_gRPC_Web_does_not_hide_the_browser(serve: Serve) -> None:
+    service = await serve({"nothing": nothing})
+    headers = {"user-agent": FIREFOX, "x-user-agent": "grpc-web-javascript/0.1"}
+    assert (await parse(service, headers)).user_agent.browser == "Firefox"
+    assert (await parse(service, {}, [("x-user-agent", FIREFOX)])).user_agent.browser == "Firefox"
+    assert (await parse(service, {}, [("x-user-agent", "VLC/3.0.16")])).user_agent.text == "VLC/3.0.16"

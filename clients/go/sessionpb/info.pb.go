@@ -24,20 +24,32 @@ const (
 // Who is at the other end of a session, as far as its HTTP headers tell.
 //
 // A header that is absent or makes no sense leaves its fields empty; it is never an error. All of
-// it is what the client says of itself, so nothing here is fit to decide what somebody may do.
+// it is what the client says of itself, so nothing here is fit to decide what somebody may do. That
+// goes for `X-Forwarded-Host` and `Forwarded`, too: the server takes them from whoever sends them,
+// so a proxy that visitors come by has to set or to remove both.
+//
+// Of the headers of a client a server keeps four, `User-Agent`, `Accept-Language`, `Host` and
+// `Origin`, less than 16 KiB together. What is longer than its field allows is cut or counts as
+// absent. Apps see no other header, and so no cookie and no credential.
 type SessionInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What `User-Agent` says. Always present.
+	// What `User-Agent` says, or `X-User-Agent`. Always present.
 	UserAgent *UserAgent `protobuf:"bytes,1,opt,name=user_agent,json=userAgent,proto3" json:"user_agent,omitempty"`
-	// The first language of `Accept-Language`: what stands before the first `,`, ` ` or `;`. Such as
-	// `de-CH`.
+	// The language that the client prefers: of `Accept-Language` the language tag with the highest
+	// weight `q`, of equals the first. Such as `de-CH`. Empty where there is none but `*`, or such
+	// as have the weight 0. Only the first 2,000 characters of the header count.
 	UserLanguage string `protobuf:"bytes,2,opt,name=user_language,json=userLanguage,proto3" json:"user_language,omitempty"`
-	// The host, and port where there is one, that the page was served from: the header `Host`. Such
-	// as `example.org:8080`.
+	// The host, and port where there is one, that the client calls this server by. Such as
+	// `example.org:8080`. It is the first that is a host of these: the first value of
+	// `X-Forwarded-Host`, the first `host` of `Forwarded`, `Host`, `:authority`. A host is a name of
+	// at most 253 characters, or an IP address, with a port from 1 to 65535 or none.
 	ServerHost string `protobuf:"bytes,3,opt,name=server_host,json=serverHost,proto3" json:"server_host,omitempty"`
 	// Where the page came from, as scheme, host and port, only when it is not under `server_host`;
-	// else empty. From the header `Origin`. A missing port equals the scheme's default: the page of
-	// `https://example.org` is under the host `example.org:443`.
+	// else empty. From the header `Origin`, of at most 1,000 characters; where it holds several
+	// origins, the first that is not under `server_host`. A missing port equals the default of http,
+	// https, ws or wss: the page of `https://example.org` is under the host `example.org:443`. The
+	// scheme is not compared otherwise, since a proxy may end TLS. A page of another scheme, such as
+	// `tauri://localhost`, is under no host. `null`: a page that tells nobody where it came from.
 	Origin string `protobuf:"bytes,4,opt,name=origin,proto3" json:"origin,omitempty"`
 	// The network address of the caller, or of the last proxy before the server, as gRPC writes it.
 	// Such as `ipv4:192.0.2.1:50722` or `unix:`. Not from the headers.
@@ -111,10 +123,15 @@ func (x *SessionInfo) GetPeer() string {
 	return ""
 }
 
-// A `User-Agent` header, and what it means. Only the first 2 KiB of the header count.
+// A `User-Agent` header, and what it means.
+//
+// Browsers do not tell all: most have frozen what they say of the operating system and the device.
+// Chrome says Android 10 and the model K on every telephone and Windows 10 on Windows 11; Safari
+// and Firefox say macOS 10.15 on every Mac; and an iPad says that it is a Mac.
 type UserAgent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The header itself, cut at 2 KiB; the other fields are derived from it. Empty: there was none.
+	// The header itself, cut at 512 characters; the other fields are derived from it. Empty: there
+	// was none. A text that cannot be parsed leaves them as that of an unknown program does.
 	Text string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
 	// The family of the browser, such as `Firefox`. `Other` when it is not known.
 	Browser string `protobuf:"bytes,2,opt,name=browser,proto3" json:"browser,omitempty"`
@@ -122,13 +139,13 @@ type UserAgent struct {
 	BrowserVersion string `protobuf:"bytes,3,opt,name=browser_version,json=browserVersion,proto3" json:"browser_version,omitempty"`
 	// The family of the operating system, such as `Android`. `Other` when it is not known.
 	Os string `protobuf:"bytes,4,opt,name=os,proto3" json:"os,omitempty"`
-	// The operating system's version, such as `14`.
+	// The operating system's version, such as `14`. Often frozen, see above.
 	OsVersion string `protobuf:"bytes,5,opt,name=os_version,json=osVersion,proto3" json:"os_version,omitempty"`
 	// The family of the device, such as `iPhone`. `Other` when it is not known.
 	Device string `protobuf:"bytes,6,opt,name=device,proto3" json:"device,omitempty"`
 	// Who made the device, such as `Apple`. Often empty.
 	DeviceBrand string `protobuf:"bytes,7,opt,name=device_brand,json=deviceBrand,proto3" json:"device_brand,omitempty"`
-	// The device's model. Often empty.
+	// The device's model. Often empty, or frozen.
 	DeviceModel string `protobuf:"bytes,8,opt,name=device_model,json=deviceModel,proto3" json:"device_model,omitempty"`
 	// A telephone, or something as small.
 	Mobile bool `protobuf:"varint,9,opt,name=mobile,proto3" json:"mobile,omitempty"`
@@ -269,11 +286,12 @@ func (x *UserAgent) GetBot() bool {
 type ParseSessionInfoRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The headers of the page's request, by name; case does not matter. The names that count are
-	// `User-Agent`, `Accept-Language`, `Host` and `Origin`.
+	// `User-Agent`, `X-User-Agent`, `Accept-Language`, `Host`, `X-Forwarded-Host`, `Forwarded` and
+	// `Origin`. Empty: the metadata of this call, read in the same way.
 	//
-	// Empty: the metadata of this call, read in the same way, with two differences. gRPC libraries
-	// put themselves into `user-agent`, so `x-user-agent` wins over it; and they hide the host, so it
-	// is read from `x-forwarded-host`, else from `host`.
+	// gRPC libraries put themselves into `user-agent`, so a client or gateway says the browser in
+	// `x-user-agent`; gRPC-Web puts the library there, and the browser is in `user-agent`. Of the two
+	// that of a browser counts; else `x-user-agent`, unless it is a library's.
 	Headers       map[string]string `protobuf:"bytes,1,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

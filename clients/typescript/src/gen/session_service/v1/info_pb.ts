@@ -16,29 +16,38 @@ export const file_session_service_v1_info: GenFile = /*@__PURE__*/
  * Who is at the other end of a session, as far as its HTTP headers tell.
  *
  * A header that is absent or makes no sense leaves its fields empty; it is never an error. All of
- * it is what the client says of itself, so nothing here is fit to decide what somebody may do.
+ * it is what the client says of itself, so nothing here is fit to decide what somebody may do. That
+ * goes for `X-Forwarded-Host` and `Forwarded`, too: the server takes them from whoever sends them,
+ * so a proxy that visitors come by has to set or to remove both.
+ *
+ * Of the headers of a client a server keeps four, `User-Agent`, `Accept-Language`, `Host` and
+ * `Origin`, less than 16 KiB together. What is longer than its field allows is cut or counts as
+ * absent. Apps see no other header, and so no cookie and no credential.
  *
  * @generated from message session_service.v1.SessionInfo
  */
 export type SessionInfo = Message<"session_service.v1.SessionInfo"> & {
   /**
-   * What `User-Agent` says. Always present.
+   * What `User-Agent` says, or `X-User-Agent`. Always present.
    *
    * @generated from field: session_service.v1.UserAgent user_agent = 1;
    */
   userAgent?: UserAgent | undefined;
 
   /**
-   * The first language of `Accept-Language`: what stands before the first `,`, ` ` or `;`. Such as
-   * `de-CH`.
+   * The language that the client prefers: of `Accept-Language` the language tag with the highest
+   * weight `q`, of equals the first. Such as `de-CH`. Empty where there is none but `*`, or such
+   * as have the weight 0. Only the first 2,000 characters of the header count.
    *
    * @generated from field: string user_language = 2;
    */
   userLanguage: string;
 
   /**
-   * The host, and port where there is one, that the page was served from: the header `Host`. Such
-   * as `example.org:8080`.
+   * The host, and port where there is one, that the client calls this server by. Such as
+   * `example.org:8080`. It is the first that is a host of these: the first value of
+   * `X-Forwarded-Host`, the first `host` of `Forwarded`, `Host`, `:authority`. A host is a name of
+   * at most 253 characters, or an IP address, with a port from 1 to 65535 or none.
    *
    * @generated from field: string server_host = 3;
    */
@@ -46,8 +55,11 @@ export type SessionInfo = Message<"session_service.v1.SessionInfo"> & {
 
   /**
    * Where the page came from, as scheme, host and port, only when it is not under `server_host`;
-   * else empty. From the header `Origin`. A missing port equals the scheme's default: the page of
-   * `https://example.org` is under the host `example.org:443`.
+   * else empty. From the header `Origin`, of at most 1,000 characters; where it holds several
+   * origins, the first that is not under `server_host`. A missing port equals the default of http,
+   * https, ws or wss: the page of `https://example.org` is under the host `example.org:443`. The
+   * scheme is not compared otherwise, since a proxy may end TLS. A page of another scheme, such as
+   * `tauri://localhost`, is under no host. `null`: a page that tells nobody where it came from.
    *
    * @generated from field: string origin = 4;
    */
@@ -70,13 +82,18 @@ export const SessionInfoSchema: GenMessage<SessionInfo> = /*@__PURE__*/
   messageDesc(file_session_service_v1_info, 0);
 
 /**
- * A `User-Agent` header, and what it means. Only the first 2 KiB of the header count.
+ * A `User-Agent` header, and what it means.
+ *
+ * Browsers do not tell all: most have frozen what they say of the operating system and the device.
+ * Chrome says Android 10 and the model K on every telephone and Windows 10 on Windows 11; Safari
+ * and Firefox say macOS 10.15 on every Mac; and an iPad says that it is a Mac.
  *
  * @generated from message session_service.v1.UserAgent
  */
 export type UserAgent = Message<"session_service.v1.UserAgent"> & {
   /**
-   * The header itself, cut at 2 KiB; the other fields are derived from it. Empty: there was none.
+   * The header itself, cut at 512 characters; the other fields are derived from it. Empty: there
+   * was none. A text that cannot be parsed leaves them as that of an unknown program does.
    *
    * @generated from field: string text = 1;
    */
@@ -104,7 +121,7 @@ export type UserAgent = Message<"session_service.v1.UserAgent"> & {
   os: string;
 
   /**
-   * The operating system's version, such as `14`.
+   * The operating system's version, such as `14`. Often frozen, see above.
    *
    * @generated from field: string os_version = 5;
    */
@@ -125,7 +142,7 @@ export type UserAgent = Message<"session_service.v1.UserAgent"> & {
   deviceBrand: string;
 
   /**
-   * The device's model. Often empty.
+   * The device's model. Often empty, or frozen.
    *
    * @generated from field: string device_model = 8;
    */
@@ -182,11 +199,12 @@ export const UserAgentSchema: GenMessage<UserAgent> = /*@__PURE__*/
 export type ParseSessionInfoRequest = Message<"session_service.v1.ParseSessionInfoRequest"> & {
   /**
    * The headers of the page's request, by name; case does not matter. The names that count are
-   * `User-Agent`, `Accept-Language`, `Host` and `Origin`.
+   * `User-Agent`, `X-User-Agent`, `Accept-Language`, `Host`, `X-Forwarded-Host`, `Forwarded` and
+   * `Origin`. Empty: the metadata of this call, read in the same way.
    *
-   * Empty: the metadata of this call, read in the same way, with two differences. gRPC libraries
-   * put themselves into `user-agent`, so `x-user-agent` wins over it; and they hide the host, so it
-   * is read from `x-forwarded-host`, else from `host`.
+   * gRPC libraries put themselves into `user-agent`, so a client or gateway says the browser in
+   * `x-user-agent`; gRPC-Web puts the library there, and the browser is in `user-agent`. Of the two
+   * that of a browser counts; else `x-user-agent`, unless it is a library's.
    *
    * @generated from field: map<string, string> headers = 1;
    */
