@@ -23,11 +23,10 @@ if TYPE_CHECKING:
     from ..server import Server
     from .logs import Formatter
 
-from ..config import GREATEST, Config
+from ..config import Config
 from ..session.app import check_app
-from ..window import Window
 from .children import end_process, spare_children
-from .options import check_address, file, number, option, rate, seconds, window
+from .options import option, settings
 from .streams import StdoutError, give_up_stdout
 
 __all__ = ["serve"]
@@ -36,121 +35,38 @@ logger = logging.getLogger(__name__)
 
 App = Callable[[], object]
 
-DEFAULTS = Config()
-
 # Of the 20 s that a shutdown may take beyond its grace (protocol E3), what a drain needs at most, and a little more.
 DRAIN_TIME = 19.5
 # What the process may still need after the drain, with threads of apps that nobody can end.
 EXIT_TIME = 1.0
 
 
-def _as_text(window: Window) -> str:
-    return f"{window.messages},{window.size}"
-
-
 @click.command(context_settings={"auto_envvar_prefix": "SESSION_SERVICE"})
 @click.argument("apps", metavar="APP...", nargs=-1, required=True)
-@option(
-    "--listen",
-    default=DEFAULTS.listen,
-    callback=check_address,
-    metavar="HOST:PORT",
-    help="Where to listen: port 0 picks a free one; or unix:PATH.",
-)
-@option(
-    "--admin-listen",
-    default="",
-    show_default=False,
-    metavar="HOST:PORT",
-    help="Where the admin service listens, or unix:PATH; none by default.",
-)
-@option(
-    "--metrics-listen",
-    default="",
-    show_default=False,
-    metavar="HOST:PORT",
-    help="Where Prometheus finds metrics; none by default.",
-)
-@option(
-    "--insecure",
-    is_flag=True,
-    help="Listen on other than the loopback interface without TLS or without authentication.",
-)
-@file("--tls-cert", help="The server's certificate and those of its issuers, PEM.")
-@file("--tls-key", help="Its private key, PEM.")
-@file("--tls-client-ca", help="The authorities, PEM, of which clients need a certificate (mTLS).")
-@file("--token-file", help="Let in who has one of these bearer tokens; session-service token makes them.")
-@file("--jwt-keys", help="Let in who has a JWT that one of these keys has signed: a JWKS or PEM.")
-@option("--jwt-issuer", default="", show_default=False, help="The issuer that a JWT must name.")
-@option("--jwt-audience", default="", show_default=False, help="The audience that a JWT must name.")
-@seconds("--resume-window", default=DEFAULTS.resume_window, help="How long a session waits for its client at most.")
-@option("--max-sessions", type=click.IntRange(1), default=DEFAULTS.max_sessions, help="The most sessions at once.")
-@number(
-    "--max-principal-sessions", default=DEFAULTS.max_principal_sessions, help="The most of one principal; 0: no limit."
-)
-@rate(
-    "--principal-open-rate", default=DEFAULTS.principal_open_rate, help="Opens a second of one principal; 0: no limit."
-)
-@rate(
-    "--principal-event-rate",
-    default=DEFAULTS.principal_event_rate,
-    help="Bytes a second that are read from one principal, who waits beyond; 0: no limit.",
-)
-@option(
-    "--max-connection-streams",
-    type=click.IntRange(1, GREATEST),
-    default=DEFAULTS.max_connection_streams,
-    help="The most streams of one connection; further ones wait in the client.",
-)
-@number(
-    "--max-threads",
-    default=DEFAULTS.max_threads,
-    help="The most threads of the process that apps may add to; 0: no limit.",
-)
-@option("--max-message-bytes", type=int, default=DEFAULTS.max_message_bytes, help="The largest message, either way.")
-@option(
-    "--max-metadata-bytes",
-    type=int,
-    default=DEFAULTS.max_metadata_bytes,
-    help="The most metadata of a call, as HTTP/2 counts it.",
-)
-@window("--event-window", default=_as_text(DEFAULTS.event_window), help="What a client may send unacknowledged.")
-@window("--command-window", default=_as_text(DEFAULTS.command_window), help="What is sent unacknowledged to a client.")
-@seconds(
-    "--session-lifetime", default=DEFAULTS.session_lifetime, help="How long a session may take at most; 0: no limit."
-)
-@seconds(
-    "--idle-timeout",
-    default=DEFAULTS.idle_timeout,
-    help="How long a session may go without an event or a command; 0: no limit.",
-)
-@seconds("--deferred-timeout", default=DEFAULTS.deferred_timeout, help="How long a deferred call of an app may take.")
-@seconds("--shutdown-grace", default=DEFAULTS.shutdown_grace, help="How long sessions go on after SIGTERM or SIGINT.")
-@seconds("--keepalive", default=DEFAULTS.keepalive, help="Silence of a connection after which its peer is asked.")
-@seconds("--keepalive-timeout", default=DEFAULTS.keepalive_timeout, help="How long the peer may take to answer.")
-@seconds("--block-warning", default=DEFAULTS.block_warning, help="How long code may block the event loop unlogged.")
+@settings
 @option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
     metavar="FORMAT",
-    help="How the log, on stderr, is written: text or json.",
+    help="How the log, on stderr, is written: text for people, json for programs, an object a line.",
 )
 @option(
     "--loop",
     type=click.Choice(["auto", "asyncio", "uvloop"]),
     default="auto",
     metavar="NAME",
-    help="The event loop: auto is uvloop where it is installed, else asyncio's.",
+    help="The event loop: uvloop, asyncio, or auto, which is uvloop where it is installed. What"
+    " patches the loop, as nest_asyncio does, needs asyncio.",
 )
 @option(
     "--scheduler",
     type=click.Choice(["batch", "other"]),
     default="batch",
     metavar="POLICY",
-    help="Linux's policy for the server's threads; see sched(7).",
+    help="Linux's policy for the server's threads: with batch none interrupts another because it has been"
+    " woken; other is the usual one, see sched(7).",
 )
-@option("--debug", is_flag=True, help="Log more, and tell clients the tracebacks of failed apps.")
 def serve(apps: tuple[str, ...], log_format: str, scheduler: str, loop: str, **options: Any) -> None:
     """Serve apps until SIGTERM or SIGINT.
 
