@@ -13,10 +13,10 @@ import hashlib
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, Protocol
+from typing import Any, Protocol
 
 from .config import Config
 from .delivery import Inbox, Outbox
@@ -31,8 +31,9 @@ from .errors import (
     SessionUnknown,
     TakenOver,
 )
+from .host.observers import Observer, Observers
+from .host.quota import Quotas, Rate
 from .payload import EncodedCommand, Format, command_encoder, encode_closed
-from .quota import Quotas, Rate
 from .session import (
     ANONYMOUS,
     AbstractSession,
@@ -48,11 +49,10 @@ from .session.context import Task
 from .session.stopwatch import Stopwatch
 from .window import Window
 
-__all__ = ["App", "Drained", "ManagedSession", "Observer", "SessionManager", "Stream"]
+__all__ = ["App", "Drained", "ManagedSession", "SessionManager", "Stream"]
 
 logger = logging.getLogger(__name__)
 
-P = ParamSpec("P")
 App = Callable[[], Any]
 
 # A principal, and the digest of the request id of an open.
@@ -104,32 +104,6 @@ class Stream(Protocol):
 
     def announce_draining(self, grace: float) -> None:
         """Tell the client that the server shuts down in ``grace`` seconds."""
-
-
-class Observer:
-    """Is told what becomes of sessions: metrics, traces and the admin service are observers.
-
-    Called on the loop's thread, in the order of things; must neither block nor raise. What happens for each event and
-    each command is counted where it happens, and looked up when somebody wants to know.
-    """
-
-    def opened(self, managed: ManagedSession) -> None:
-        """A session has started."""
-
-    def attached(self, managed: ManagedSession) -> None:
-        """A stream is bound to it; its ``generation`` says which."""
-
-    def detached(self, managed: ManagedSession, error: ProtocolError | None) -> None:
-        """The stream is gone, by an error such as `TakenOver`; None if it broke, its client left, or all was said."""
-
-    def ended(self, managed: ManagedSession) -> None:
-        """Everything of it has run; the client may still have to hear of it."""
-
-    def forgotten(self, managed: ManagedSession) -> None:
-        """Nothing is left of it."""
-
-    def refused(self, error: ProtocolError) -> None:
-        """A call, or a stream, ended with this error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +245,7 @@ class ManagedSession:
         if old is not None:
             takeover = TakenOver(by_same_client=bool(stream.client_id) and stream.client_id == old.client_id)
             old.fail(takeover)
-            self._manager.tell(Observer.detached, self, takeover)
+            self._manager.tell.detached(self, takeover)
         self.outbox.window = command_window
         self.outbox.resume(received)
         if self.ack_stopwatch is not None:
@@ -285,7 +259,7 @@ class ManagedSession:
         self.generation += 1
         if info is not None:
             self.session.info = info
-        self._manager.tell(Observer.attached, self)
+        self._manager.tell.attached(self)
         self.session.notify_attach(resumed=self.generation > 1)
 
     def detach(self, stream: Stream, error: ProtocolError | None = None) -> None:
@@ -293,7 +267,7 @@ class ManagedSession:
         if self.stream is not stream:
             return
         self.stream = None
-        self._manager.tell(Observer.detached, self, error)
+        self._manager.tell.detached(self, error)
         self.inbox.drop_waiting()
         self._end_requested = False
         if self.session.ended:
@@ -392,7 +366,7 @@ class ManagedSession:
 
     def _on_session_close(self, _: AbstractSession) -> None:
         self._stop_limits()
-        self._manager.tell(Observer.ended, self)
+        self._manager.tell.ended(self)
         self._manager.changed()
         if self.resumable:
             self._start_timer()
@@ -442,10 +416,33 @@ class ManagedSession:
                 timer.cancel()
         self._lifetime = self._idle = None
 
+    # --- for observers ------------------------------------------------------------------------------------------------
+
+    @property
+    def attached(self) -> bool:
+        """Whether a stream is attached."""
+        return self.stream is not None
+
+    @property
+    def client_id(self) -> str:
+        """What the client of the stream that is attached calls itself; empty where none is."""
+        return self.stream.client_id if self.stream is not None else ""
+
+    def time_events(self, stopwatch: Stopwatch) -> None:
+        """Have it timed how long events wait for their task."""
+        self.session.time_events(stopwatch)
+
+    def time_acks(self, stopwatch: Stopwatch) -> None:
+        """Have it timed how long commands wait for their ack."""
+        self.ack_stopwatch = stopwatch
+
     @property
     def undelivered(self) -> int:
         """How many commands the client has not acknowledged; from any thread."""
         return self.outbox.unacked + self.session.pending_commands
+
+
+Around = Callable[[ManagedSession, Task], AbstractContextManager[object]]
 
 
 class SessionManager:
@@ -454,14 +451,34 @@ class SessionManager:
     Attributes:
         config: the limits.
         observers: who is told.
+        tell: tells them.
         session_options: the limits of each session.
         around: what the tasks of sessions run in, see `AbstractSession`.
     """
 
-    def __init__(self, apps: Mapping[str, App], config: Config | None = None) -> None:
-        """Serve ``apps``, by their names; TypeError where one is no app."""
+    def __init__(
+        self,
+        apps: Mapping[str, App],
+        config: Config | None = None,
+        *,
+        observers: Iterable[Observer] = (),
+        around: Around | None = None,
+    ) -> None:
+        """Serve apps.
+
+        Args:
+            apps: by their names.
+            config: the limits; None for the defaults.
+            observers: who is told.
+            around: what the tasks of sessions run in, see `AbstractSession`.
+
+        Raises:
+            TypeError: one of ``apps`` is no app.
+        """
         self.config = config or Config()
-        self.observers: list[Observer] = []
+        self.observers = list(observers)
+        self.tell = Observers(self.observers)
+        self.around = around
         # What a session buffers is not its client's choice: an app that need not drain yet would fail for it.
         self.session_options = SessionOptions(
             command_window=self.config.command_window,
@@ -470,7 +487,6 @@ class SessionManager:
             max_threads=self.config.max_threads,
             debug=self.config.debug,
         )
-        self.around: Callable[[ManagedSession, Task], AbstractContextManager[object]] | None = None
         self._apps = {name: (app, _kind(name, app)) for name, app in apps.items()}
         self._sessions: dict[str, ManagedSession] = {}
         # The app and the session's id, which may be gone.
@@ -566,7 +582,7 @@ class SessionManager:
             raise SessionLimit(f"no thread for the session: {error}: try again later") from error
         quota.sessions += 1
         self._sessions[managed.session.id] = managed
-        self.tell(Observer.opened, managed)
+        self.tell.opened(managed)
         if request_id:
             self._requests[request] = app, managed.session.id
             managed.request = request
@@ -608,7 +624,7 @@ class SessionManager:
             return
         self._quotas.of(managed.principal).sessions -= 1
         managed.forget()
-        self.tell(Observer.forgotten, managed)
+        self.tell.forgotten(managed)
         if managed.request is not None:
             if not self._past_requests:
                 asyncio.get_running_loop().call_later(self._request_memory, self._forget_requests)
@@ -623,14 +639,9 @@ class SessionManager:
         if self._past_requests:
             loop.call_at(self._past_requests[0][0], self._forget_requests)
 
-    def tell(self, method: Callable[Concatenate[Observer, P], None], *args: P.args, **_: P.kwargs) -> None:
-        """Call a method of `Observer` on all there are."""
-        for observer in self.observers:
-            getattr(observer, method.__name__)(*args)
-
     def refused(self, error: ProtocolError) -> None:
         """Note that a call, or a stream, ends with this error."""
-        self.tell(Observer.refused, error)
+        self.tell.refused(error)
 
     def changed(self) -> None:
         """Note that a session has ended, or lost its stream; called by the session."""

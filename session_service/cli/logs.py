@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Protocol
 
 from ..errors import ProtocolError
-from ..manager import ManagedSession, Observer
+from ..host.observers import Observer, SessionView
 from ..session.context import current_task
 from .loggers import ServerLogger, seal
 from .stderr import StderrHandler
@@ -34,7 +34,7 @@ Fields = dict[str, str | int]
 class Sessions(Protocol):
     """Where sessions are looked up: a `SessionManager`."""
 
-    def get(self, session_id: str, /) -> ManagedSession | None:
+    def get(self, session_id: str, /) -> SessionView | None:
         """Return the session of this id, if there is one; from any thread."""
 
 
@@ -94,20 +94,20 @@ Formatter = TextFormatter | JsonFormatter
 class SessionLog(Observer):
     """Logs when sessions start, lose their streams, are resumed and end."""
 
-    def opened(self, managed: ManagedSession) -> None:  # noqa: D102
+    def opened(self, managed: SessionView) -> None:  # noqa: D102
         _log("session %s: opened", managed.session.id)
 
-    def attached(self, managed: ManagedSession) -> None:  # noqa: D102
+    def attached(self, managed: SessionView) -> None:  # noqa: D102
         if managed.generation > 1:
             _log("session %s: resumed", managed.session.id)
 
-    def detached(self, managed: ManagedSession, error: ProtocolError | None) -> None:  # noqa: D102
+    def detached(self, managed: SessionView, error: ProtocolError | None) -> None:  # noqa: D102
         if not managed.session.closed():
             # Not what the error says: it may quote what the client has sent.
             reason = f", by {type(error).__name__}" if error is not None else ""
             _log("session %s: detached%s", managed.session.id, reason)
 
-    def ended(self, managed: ManagedSession) -> None:  # noqa: D102
+    def ended(self, managed: SessionView) -> None:  # noqa: D102
         reason = managed.session.close_reason
         _log("session %s: ended, %s", managed.session.id, reason.name if reason is not None else "")
 

@@ -171,8 +171,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     loop.set_default_executor(GrowingExecutor(loop, config.max_threads))
     try:
-        server = Server(apps, config)
-        server.manager.observers.append(SessionLog())
+        server = Server(apps, config, observers=[SessionLog()])
         server.on_drain = drain
         log.sessions = server.manager
         address = await server.start()

@@ -51,16 +51,28 @@ class AdminService:
     """Serves ``session_service.v1.SessionAdminService``.
 
     Attributes:
-        records: what it knows of sessions; an observer of the manager.
+        records: what is known of sessions.
     """
 
-    def __init__(self, manager: SessionManager, authenticate: Authenticator, drain: Callable[[float], object]) -> None:
-        """``drain`` makes the server drain, with a grace in seconds; called again, with a shorter one perhaps."""
+    def __init__(
+        self,
+        manager: SessionManager,
+        authenticate: Authenticator,
+        records: Records,
+        drain: Callable[[float], object],
+    ) -> None:
+        """Begin.
+
+        Args:
+            manager: of the sessions.
+            authenticate: who calls.
+            records: what is known of sessions; an observer of the manager.
+            drain: makes the server drain, with a grace in seconds; called again, with a shorter one perhaps.
+        """
         self._manager = manager
         self._authenticate = authenticate
         self._drain = drain
-        self.records = Records()
-        manager.observers.append(self.records)
+        self.records = records
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a server is given; its methods take and return bytes, so that it is we who refuse a request."""
@@ -124,18 +136,20 @@ class AdminService:
         async with self._call(context) as principal:
             request = _decoded(pb.CloseSessionRequest, data)
             record = self._find(request.session_id)
-            managed = record.managed
+            managed = self._manager.get(request.session_id)
+            assert managed is not None  # what is forgotten loses its record in the same step
+            session = managed.session
             logger.info(
                 "session %s: an administrator%s closes it%s: %.200r",
-                managed.session.id,
+                session.id,
                 _by(principal),
                 " now" * request.now,
                 request.reason,
             )
             if request.now:
-                managed.session.close(reason=CloseReason.SERVER, message=request.reason)
+                session.close(reason=CloseReason.SERVER, message=request.reason)
             else:
-                managed.session.end_events(reason=CloseReason.SERVER, message=request.reason)
+                session.end_events(reason=CloseReason.SERVER, message=request.reason)
             response.session.CopyFrom(record.summary())
         return response.SerializeToString()
 

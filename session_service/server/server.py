@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from ..address import is_local
 from ..config import Config
+from ..host.observers import Observer
 from ..manager import App, Drained, SessionManager
 from .addresses import addresses_of
 from .admin import ADMIN_SERVICE_NAME, CHANNELZ_SERVICE_NAME, AdminService, channelz_handler
@@ -26,6 +27,7 @@ from .executor import GrowingExecutor
 from .forks import let_go
 from .reflection import reflection_handlers
 from .service import SERVICE_NAME, SessionService
+from .watch.records import Records
 from .watch.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -57,7 +59,12 @@ class Server:
     """
 
     def __init__(
-        self, apps: Mapping[str, App], config: Config | None = None, authenticate: Authenticator | None = None
+        self,
+        apps: Mapping[str, App],
+        config: Config | None = None,
+        authenticate: Authenticator | None = None,
+        *,
+        observers: Iterable[Observer] = (),
     ) -> None:
         """Load what the server needs.
 
@@ -65,18 +72,18 @@ class Server:
             apps: by their names.
             config: the settings; None for the defaults.
             authenticate: who calls; None for what the settings say.
+            observers: who else is told what becomes of sessions.
 
         Raises:
             OSError, ValueError: a file of the settings is no good, or they would open the server to anybody.
             TypeError: one of ``apps`` is no app; the text says why.
         """
-        self.manager = SessionManager(apps, config)
         self.address = ""
         self.admin_address = ""
         self.on_drain: Callable[[float], object] = self._start_drain
         self.metrics_address = ""
         self.files: list[Reloading[Any]] = []
-        config = self.manager.config
+        config = config or Config()
         self._authenticate = authenticate or self._configured_authenticator(config)
         self._certificates: Certificates | None = None
         if config.tls_cert:
@@ -85,20 +92,20 @@ class Server:
         self._dangers = [danger for danger in map(self._exposure, (config.listen, config.admin_listen)) if danger]
         if self._dangers and not config.insecure:
             raise ValueError(f"{self._dangers[0]}: set them up, listen on 127.0.0.1, or allow it by --insecure")
-        self._admin: AdminService | None = None
-        if config.admin_listen:
-            self._admin = AdminService(self.manager, self._authenticate, lambda grace: self.on_drain(grace))
         self._metrics: Metrics | None = None
         self._metrics_endpoints: list[MetricsEndpoint] = []
         if config.metrics_listen:
             from .watch.metrics import Metrics  # needs the extra `prometheus`
 
-            self._metrics = Metrics(self.manager, self.files)
-            self.manager.observers.append(self._metrics)
+            self._metrics = Metrics(apps, self.files, lambda: self.manager)
         self._traces = _configured_traces()
-        if self._traces is not None:
-            self.manager.observers.append(self._traces)
-            self.manager.around = self._traces.around
+        records = Records() if config.admin_listen else None
+        told = [observer for observer in (records, self._metrics, self._traces) if observer is not None]
+        around = self._traces.around if self._traces is not None else None
+        self.manager = SessionManager(apps, config, observers=(*told, *observers), around=around)
+        self._admin: AdminService | None = None
+        if records is not None:
+            self._admin = AdminService(self.manager, self._authenticate, records, lambda grace: self.on_drain(grace))
         self._watcher: asyncio.Task[None] | None = None
         self._watchdog: Watchdog | None = None
         _servers.add(self)

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import grpc
 
 from ...errors import PROTOCOL_ERRORS, PrincipalMismatch, ProtocolError, ResumeImpossible, SessionUnknown, TakenOver
-from ...manager import ManagedSession, Observer, SessionManager
+from ...host.observers import Observer, SessionView
+from ...manager import SessionManager
 from ...session import CloseReason
 from ...session.stopwatch import Stopwatch
 from ..auth.reload import Reloading
@@ -80,7 +81,7 @@ class Count(NamedTuple):
 
     name: str
     help: str
-    read: Callable[[ManagedSession], int]
+    read: Callable[[SessionView], int]
     label: tuple[str, str] | None = None
 
 
@@ -182,11 +183,19 @@ class Metrics(Observer, Collector):
     and sessions.
     """
 
-    def __init__(self, manager: SessionManager, files: Iterable[Reloading[Any]]) -> None:
-        """``files`` are those that the server reloads."""
+    def __init__(
+        self, apps: Iterable[str], files: Iterable[Reloading[Any]], manager: Callable[[], SessionManager]
+    ) -> None:
+        """Begin.
+
+        Args:
+            apps: the names of those that are served.
+            files: those that the server reloads.
+            manager: finds what this is an observer of, when somebody wants to know.
+        """
         self._manager = manager
         self._files = files
-        self._apps = manager.apps
+        self._apps = sorted(apps)
         # They begin with 0 for all that can happen: else the first time would be no increase.
         self._opened = Counter(dict.fromkeys(self._apps, 0))
         self._closed = Counter({(app, reason.name): 0 for app in self._apps for reason in CloseReason})
@@ -206,17 +215,17 @@ class Metrics(Observer, Collector):
 
     # --- what it is told, on the loop ---------------------------------------------------------------------------------
 
-    def opened(self, managed: ManagedSession) -> None:  # noqa: D102
+    def opened(self, managed: SessionView) -> None:  # noqa: D102
         self._opened[managed.app] += 1
-        managed.session.time_events(Stopwatch(self._on_event_taken))
+        managed.time_events(Stopwatch(self._on_event_taken))
         if managed.resumable:
-            managed.ack_stopwatch = Stopwatch(self._on_command_acknowledged)
+            managed.time_acks(Stopwatch(self._on_command_acknowledged))
 
-    def attached(self, managed: ManagedSession) -> None:  # noqa: D102
+    def attached(self, managed: SessionView) -> None:  # noqa: D102
         if managed.generation > 1:
             self._resumes[RESUMED] += 1
 
-    def detached(self, managed: ManagedSession, error: ProtocolError | None) -> None:  # noqa: D102
+    def detached(self, managed: SessionView, error: ProtocolError | None) -> None:  # noqa: D102
         if error is not None:
             reason = error.reason
         else:
@@ -225,11 +234,11 @@ class Metrics(Observer, Collector):
         if isinstance(error, TakenOver):
             self._takeovers[SAME if error.by_same_client else OTHER] += 1
 
-    def ended(self, managed: ManagedSession) -> None:  # noqa: D102
+    def ended(self, managed: SessionView) -> None:  # noqa: D102
         reason = managed.session.close_reason or CloseReason.SERVER
         self._closed[managed.app, reason.name] += 1
 
-    def forgotten(self, managed: ManagedSession) -> None:  # noqa: D102
+    def forgotten(self, managed: SessionView) -> None:  # noqa: D102
         totals = self._forgotten[managed.app]
         for place, count in enumerate(COUNTS):
             totals[place] += count.read(managed)
@@ -256,7 +265,7 @@ class Metrics(Observer, Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics; `prometheus_client` calls it."""
-        manager = self._manager
+        manager = self._manager()
         with self._reporting:
             # In this order, for a session may be forgotten meanwhile: then it is in neither, and never in both.
             totals = {app: list(counts) for app, counts in self._forgotten.items()}
@@ -346,10 +355,10 @@ class MetricsEndpoint:
         self._server.server_close()
 
 
-def _state(managed: ManagedSession) -> str:
+def _state(managed: SessionView) -> str:
     if managed.session.ended:
         return "ended"
-    return "detached" if managed.stream is None else "attached"
+    return "attached" if managed.attached else "detached"
 
 
 def _totals(totals: Mapping[str, list[int]]) -> Iterator[Metric]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from google.protobuf import timestamp_pb2
 
 from ...errors import ProtocolError
-from ...manager import ManagedSession, Observer
+from ...host.observers import Observer, SessionView
 from ...v1 import admin_pb2 as pb
 from ...v1 import session_pb2
 
@@ -37,7 +37,7 @@ class Record:
 
     __slots__ = ("attachments", "managed", "number", "open_time")
 
-    def __init__(self, managed: ManagedSession, number: int) -> None:
+    def __init__(self, managed: SessionView, number: int) -> None:
         self.managed = managed
         self.number = number
         self.open_time = now()
@@ -64,7 +64,7 @@ class Record:
         """Where the session stands."""
         if self.managed.session.ended:
             return pb.SESSION_STATE_ENDED
-        return pb.SESSION_STATE_DETACHED if self.managed.stream is None else pb.SESSION_STATE_ATTACHED
+        return pb.SESSION_STATE_ATTACHED if self.managed.attached else pb.SESSION_STATE_DETACHED
 
 
 class Watcher:
@@ -79,7 +79,7 @@ class Watcher:
         self._error: ProtocolError | None = None
         self._woken = asyncio.Event()
 
-    def wants(self, managed: ManagedSession) -> bool:
+    def wants(self, managed: SessionView) -> bool:
         """Tell whether a session is among those it watches."""
         return matches(managed, self._app, self._principal)
 
@@ -137,34 +137,34 @@ class Records(Observer):
         """Go through the sessions that were opened after one."""
         return (record for record in self._records.values() if record.number > number)
 
-    def opened(self, managed: ManagedSession) -> None:  # noqa: D102
+    def opened(self, managed: SessionView) -> None:  # noqa: D102
         self._records[managed.session.id] = Record(managed, next(self._numbers))
         self._tell(managed, pb.SESSION_CHANGE_OPENED)
 
-    def attached(self, managed: ManagedSession) -> None:  # noqa: D102
+    def attached(self, managed: SessionView) -> None:  # noqa: D102
         info = managed.session.info
         self._records[managed.session.id].attachments.append(
             pb.Attachment(
                 generation=managed.generation,
                 peer=info.peer,
                 user_agent=info.user_agent_text,
-                client_id=managed.stream.client_id if managed.stream is not None else "",
+                client_id=managed.client_id,
                 attach_time=now(),
             )
         )
         self._tell(managed, pb.SESSION_CHANGE_ATTACHED)
 
-    def detached(self, managed: ManagedSession, error: ProtocolError | None) -> None:  # noqa: D102
+    def detached(self, managed: SessionView, error: ProtocolError | None) -> None:  # noqa: D102
         reason = error.reason if error is not None else "ENDED" if managed.session.ended else "LOST"
         attachment = self._records[managed.session.id].attachments[-1]
         attachment.detach_time.CopyFrom(now())
         attachment.detach_reason = reason
         self._tell(managed, pb.SESSION_CHANGE_DETACHED, reason)
 
-    def ended(self, managed: ManagedSession) -> None:  # noqa: D102
+    def ended(self, managed: SessionView) -> None:  # noqa: D102
         self._tell(managed, pb.SESSION_CHANGE_ENDED)
 
-    def forgotten(self, managed: ManagedSession) -> None:  # noqa: D102
+    def forgotten(self, managed: SessionView) -> None:  # noqa: D102
         del self._records[managed.session.id]
 
     def end_watches(self) -> None:
@@ -172,7 +172,7 @@ class Records(Observer):
         for watcher in self.watchers:
             watcher.end()
 
-    def _tell(self, managed: ManagedSession, change: pb.SessionChange.ValueType, detach_reason: str = "") -> None:
+    def _tell(self, managed: SessionView, change: pb.SessionChange.ValueType, detach_reason: str = "") -> None:
         watchers = [watcher for watcher in self.watchers if watcher.wants(managed)]
         if watchers:
             response = pb.WatchSessionsResponse(
@@ -185,7 +185,7 @@ class Records(Observer):
                 watcher.put(response)
 
 
-def matches(managed: ManagedSession, app: str, principal: str) -> bool:
+def matches(managed: SessionView, app: str, principal: str) -> bool:
     """Tell whether a session is one of this app and this principal; empty for any."""
     return (not app or managed.app == app) and (not principal or managed.principal == principal)
 
@@ -197,7 +197,7 @@ def now() -> timestamp_pb2.Timestamp:
     return timestamp
 
 
-def _close_reason(managed: ManagedSession) -> session_pb2.CloseReason.ValueType:
+def _close_reason(managed: SessionView) -> session_pb2.CloseReason.ValueType:
     reason = managed.session.close_reason
     if reason is None:
         return session_pb2.CLOSE_REASON_UNSPECIFIED

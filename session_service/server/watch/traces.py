@@ -16,7 +16,7 @@ from importlib.metadata import version
 from opentelemetry import context, propagate, trace
 
 from ...errors import ProtocolError
-from ...manager import ManagedSession, Observer
+from ...host.observers import Observer, SessionView
 from ...session import CloseReason
 from ...session.callbacks import Callback
 from ...session.context import Task
@@ -37,8 +37,8 @@ class Traces(Observer):
 
     def __init__(self) -> None:
         self._tracer = trace.get_tracer_provider().get_tracer("session_service", version("session-service"))
-        self._spans: dict[ManagedSession, trace.Span] = {}
-        self._callers: dict[ManagedSession, trace.SpanContext] = {}  # of the current streams
+        self._spans: dict[SessionView, trace.Span] = {}
+        self._callers: dict[SessionView, trace.SpanContext] = {}  # of the current streams
 
     # --- on the loop --------------------------------------------------------------------------------------------------
 
@@ -51,7 +51,7 @@ class Traces(Observer):
         if not trace.get_current_span().get_span_context().is_valid:
             context.attach(propagate.extract(metadata))
 
-    def attached(self, managed: ManagedSession) -> None:  # noqa: D102
+    def attached(self, managed: SessionView) -> None:  # noqa: D102
         caller = trace.get_current_span().get_span_context()
         if caller.is_valid:
             self._callers[managed] = caller
@@ -62,11 +62,11 @@ class Traces(Observer):
             if caller.is_valid:
                 span.add_link(caller)
 
-    def detached(self, managed: ManagedSession, error: ProtocolError | None) -> None:  # noqa: D102
+    def detached(self, managed: SessionView, error: ProtocolError | None) -> None:  # noqa: D102
         if (span := self._spans.get(managed)) is not None:
             span.add_event("detached", {"error.type": type(error).__name__} if error is not None else None)
 
-    def ended(self, managed: ManagedSession) -> None:  # noqa: D102
+    def ended(self, managed: SessionView) -> None:  # noqa: D102
         span = self._spans.pop(managed, None)
         if span is None:  # it ended before its main task began
             return
@@ -76,13 +76,13 @@ class Traces(Observer):
             span.set_status(trace.StatusCode.ERROR, managed.session.close_message)
         span.end()
 
-    def forgotten(self, managed: ManagedSession) -> None:  # noqa: D102
+    def forgotten(self, managed: SessionView) -> None:  # noqa: D102
         self._callers.pop(managed, None)
 
     # --- where tasks run ----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def around(self, managed: ManagedSession, task: Task) -> Iterator[None]:
+    def around(self, managed: SessionView, task: Task) -> Iterator[None]:
         """Run a task in the span that is its own; see `AbstractSession`."""
         callback = task.callback
         if task.id.startswith(MAIN_ID):
@@ -110,7 +110,7 @@ class Traces(Observer):
             yield
 
 
-def _attributes(managed: ManagedSession, task: Task) -> dict[str, str]:
+def _attributes(managed: SessionView, task: Task) -> dict[str, str]:
     attributes = {"session.id": task.session_id, "session_service.app": managed.app}
     if managed.principal:
         attributes["session_service.principal"] = managed.principal

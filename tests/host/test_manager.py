@@ -9,8 +9,8 @@ import weakref
 import pytest
 
 from session_service.config import Config
-from session_service.errors import ProtocolError, SessionUnknown, TakenOver
-from session_service.manager import ManagedSession, Observer, SessionManager
+from session_service.errors import ProtocolError, SessionUnknown
+from session_service.manager import SessionManager
 from session_service.session import AbstractSession, SessionInfo
 from session_service.testing.clock import VirtualLoop
 
@@ -102,55 +102,3 @@ def test_each_request_id_is_forgotten_when_its_time_is_over() -> None:
         loop.run_until_complete(scenario())
     finally:
         loop.close()
-
-
-class Diary(Observer):
-    """Writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, object]] = []
-
-    def opened(self, managed: ManagedSession) -> None:
-        self.told.append(("opened", managed.app))
-
-    def attached(self, managed: ManagedSession) -> None:
-        self.told.append(("attached", managed.generation))
-
-    def detached(self, managed: ManagedSession, error: ProtocolError | None) -> None:
-        self.told.append(("detached", type(error)))
-
-    def ended(self, managed: ManagedSession) -> None:
-        self.told.append(("ended", managed.session.close_reason and managed.session.close_reason.name))
-
-    def forgotten(self, managed: ManagedSession) -> None:
-        self.told.append(("forgotten", managed.app))
-
-
-async def test_observers_are_told_what_becomes_of_a_session_in_the_order_of_things() -> None:
-    manager, diary = SessionManager({"app": app}, Config()), Diary()
-    manager.observers.append(diary)
-    managed = manager.open("app", info=SessionInfo(), params={}, resumable=True)
-    first, second = Stream(), Stream()
-    for stream in (first, second):
-        managed.attach(stream, received=0, command_window=manager.config.command_window)
-    managed.detach(first)  # late: it is not its session any more
-    managed.detach(second)
-    third = Stream()
-    managed.attach(third, received=0, command_window=manager.config.command_window, resuming=True)
-    async with asyncio.timeout(5):
-        await third.woken.wait()
-        managed.feed()
-        sequence, _closed = managed.outbox.take(1)
-        managed.ack(sequence)
-        await third.over.wait()
-
-    assert diary.told == [
-        ("opened", "app"),
-        ("attached", 1),
-        ("detached", TakenOver),
-        ("attached", 2),
-        ("detached", type(None)),
-        ("attached", 3),
-        ("ended", "COMPLETED"),
-        ("forgotten", "app"),
-    ]

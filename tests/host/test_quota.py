@@ -6,7 +6,7 @@ import pytest
 
 from session_service.config import Config
 from session_service.errors import SessionLimit
-from session_service.quota import LEAST_SWEEP, Quotas, Rate
+from session_service.host.quota import LEAST_SWEEP, Quotas, Rate
 
 
 class Clock:

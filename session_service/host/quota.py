@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .config import Config
-from .errors import SessionLimit
+from ..config import Config
+from ..errors import SessionLimit
 
 __all__ = ["Quota", "Quotas", "Rate"]
 
