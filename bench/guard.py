@@ -26,7 +26,7 @@ from typing import Any, TypeVarTuple, cast
 import grpc
 
 from session_service.config import Config
-from session_service.manager import SessionManager
+from session_service.host import SessionManager
 from session_service.server.attachment import Context
 from session_service.server.auth import anonymous
 from session_service.server.service import SessionService

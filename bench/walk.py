@@ -20,7 +20,7 @@ from typing import Any, cast
 import session_service
 from session_service import get_current_session
 from session_service.config import Config
-from session_service.manager import SessionManager
+from session_service.host import SessionManager
 from session_service.server.attachment import Context
 from session_service.server.auth import anonymous
 from session_service.server.service import SessionService

@@ -15,7 +15,7 @@ from grpc_channelz.v1 import channelz, channelz_pb2
 
 from ..config import LONGEST
 from ..errors import PayloadInvalid, ProtocolError, ProtocolViolation, SessionUnknown
-from ..manager import SessionManager
+from ..host import SessionManager
 from ..session import CloseReason, Principal
 from ..session.snapshot import CallbackSnapshot, TaskSnapshot
 from ..v1 import admin_pb2 as pb

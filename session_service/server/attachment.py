@@ -28,8 +28,8 @@ from ..errors import (
     ProtocolError,
     ProtocolViolation,
 )
+from ..host import ManagedSession, SessionManager
 from ..host.quota import Rate
-from ..manager import ManagedSession, SessionManager
 from ..session import Principal, SessionInfo, get_session_info_from_headers
 from ..v1 import session_pb2 as pb
 from ..window import Window

@@ -13,7 +13,7 @@ from ..v1 import session_pb2 as pb
 from .statuses import to_rich_status, to_status
 
 if TYPE_CHECKING:
-    from ..manager import SessionManager
+    from ..host import SessionManager
     from .attachment import Context
 
 __all__ = ["LINGER", "Farewell"]

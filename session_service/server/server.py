@@ -15,8 +15,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from ..address import is_local
 from ..config import Config
+from ..host import App, Drained, SessionManager
 from ..host.observers import Observer
-from ..manager import App, Drained, SessionManager
 from .addresses import addresses_of
 from .admin import ADMIN_SERVICE_NAME, CHANNELZ_SERVICE_NAME, AdminService, channelz_handler
 from .auth import Authenticator, anonymous, certificate_subject

@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from ..errors import PayloadInvalid, ProtocolError
-from ..manager import SessionManager
+from ..host import SessionManager
 from ..session import SessionInfo, get_session_info_from_headers
 from ..session.agent import parse_user_agent
 from ..v1 import info_pb2, session_pb2

@@ -90,4 +90,4 @@ async def test_neither_the_server_nor_the_client_is_imported(program: Program) -
     assert ended.code == 0
     imported = set(re.findall(r"\| +([\w.]+)$", ended.stderr, re.MULTILINE))
     assert "grpc" in imported
-    assert not imported & {"session_service.server", "session_service.manager", "session_client", "uvloop"}
+    assert not imported & {"session_service.server", "session_service.host", "session_client", "uvloop"}

@@ -11,7 +11,7 @@ import session_client
 from session_client import RetryPolicy
 
 from session_service import get_current_session
-from session_service.manager import App, ManagedSession
+from session_service.host import App, ManagedSession
 from session_service.server import Server
 
 from .fake import FakeServer
@@ -40,7 +40,7 @@ class Served:
     @property
     def sessions(self) -> list[ManagedSession]:
         """Those that there are, in the order of their opening."""
-        return list(self.server.manager._sessions.values())
+        return list(self.server.manager)
 
     @property
     def running(self) -> list[ManagedSession]:

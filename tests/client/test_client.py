@@ -29,7 +29,7 @@ from session_client import (
 from session_service import Principal, SessionClosedException, Window, get_current_session
 from session_service.config import Config
 from session_service.errors import PayloadError, Unauthenticated
-from session_service.manager import App
+from session_service.host import App
 from session_service.server import Peer, Server
 from tests.session.kinds import eventually
 

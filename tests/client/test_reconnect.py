@@ -21,7 +21,7 @@ from session_client import (
 from session_client.retry import Backoff
 
 from session_service import SessionClosedException, Window, get_current_session
-from session_service.manager import App
+from session_service.host import App
 from tests.session.kinds import eventually
 
 from .relay import Relay

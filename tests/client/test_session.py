@@ -12,7 +12,7 @@ from session_client import CloseReason, SessionClient, SessionEnded
 from session_service import SessionClosedException, Window, get_current_session
 from session_service.errors import PayloadError
 from session_service.examples import apps as examples
-from session_service.manager import App
+from session_service.host import App
 from tests.session.kinds import Gate, eventually
 
 from .served import QUICK, Serve, client_tasks, echo

@@ -27,7 +27,7 @@ from session_service import Window
 from session_service.config import Config
 from session_service.errors import PayloadError
 from session_service.examples import apps as examples
-from session_service.manager import App, SessionManager
+from session_service.host import App, SessionManager
 from session_service.server import Server
 from tests.session.kinds import Gate
 
@@ -154,7 +154,7 @@ def test_options_and_hooks_are_those_of_the_async_client(threaded: Threaded) -> 
         assert session.attached
         assert not session.draining
         assert session.id
-        [managed] = threaded.manager._sessions.values()
+        [managed] = threaded.manager
         assert managed.outbox.window == window
     assert told == [AttachmentState.ATTACHED]
     assert asked == ["session-client"]
@@ -390,7 +390,7 @@ def test_ctrl_c_while_a_session_is_opened_leaves_no_app(
 
         def left() -> set[str]:
             known = {session.id for session in sessions if session._entered}  # the interrupt came after the open
-            return {id_ for id_, managed in threaded.manager._sessions.items() if not managed.session.ended} - known
+            return {managed.session.id for managed in threaded.manager if not managed.session.ended} - known
 
         threaded.eventually(lambda: not left())
 
@@ -410,7 +410,7 @@ def test_ctrl_c_when_a_session_has_just_been_opened_leaves_no_app(threaded: Thre
                 patch.setattr(session._loop, "run", interrupted)
                 with pytest.raises(Interrupt):
                     session.__enter__()
-        threaded.eventually(lambda: all(managed.session.ended for managed in threaded.manager._sessions.values()))
+        threaded.eventually(lambda: all(managed.session.ended for managed in threaded.manager))
 
 
 def test_ctrl_c_in_the_block_leaves_no_thread(threaded: Threaded, interrupt: Callable[[], None]) -> None:

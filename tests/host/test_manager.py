@@ -10,7 +10,7 @@ import pytest
 
 from session_service.config import Config
 from session_service.errors import ProtocolError, SessionUnknown
-from session_service.manager import SessionManager
+from session_service.host import SessionManager
 from session_service.session import AbstractSession, SessionInfo
 from session_service.testing.clock import VirtualLoop
 

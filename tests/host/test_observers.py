@@ -9,8 +9,8 @@ import pytest
 
 from session_service.config import Config
 from session_service.errors import ProtocolError, SessionLimit, TakenOver
+from session_service.host import ManagedSession, SessionManager
 from session_service.host.observers import Observer, SessionView
-from session_service.manager import ManagedSession, SessionManager
 from session_service.session import SessionInfo
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from session_service.config import Config
-from session_service.manager import App
+from session_service.host import App
 from session_service.server import Server
 
 from .peer import Serve, Service, connect

@@ -43,7 +43,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from session_service.manager import App
+from session_service.host import App
 from session_service.server import Server
 from session_service.v1 import session_pb2 as pb
 from session_service.v1 import session_pb2_grpc

@@ -11,8 +11,9 @@ import grpc
 import pytest
 from google.protobuf import duration_pb2
 
-from session_service import AbstractSession, Principal, Window, get_current_session, manager
+from session_service import AbstractSession, Principal, Window, get_current_session
 from session_service.errors import Unauthenticated
+from session_service.host import requests
 from session_service.v1 import session_pb2 as pb
 from tests.session.kinds import CoroutineKind, Kind, ThreadKind, eventually
 
@@ -119,7 +120,7 @@ async def test_A1_a_session_runs_on_while_it_is_detached(serve: Serve, kind: Kin
     service = await serve({"app": kind.app(app)})
     peer = await service.open("app", resumable=True, command_format=JSON)
     peer.cancel()
-    [managed] = service.server.manager._sessions.values()
+    [managed] = service.server.manager
     await eventually(lambda: managed.stream is None)
     go.open()
     await eventually(lambda: managed.session.pending_commands)
@@ -141,7 +142,7 @@ async def test_A1_commands_collect_up_to_the_window_and_then_the_app_waits(serve
     service = await serve({"app": kind.app(app), "echo": echo}, command_window=Window(4))
     peer = await service.open("app", resumable=True, command_format=JSON)
     peer.cancel()
-    [managed] = service.server.manager._sessions.values()
+    [managed] = service.server.manager
     await eventually(lambda: managed.stream is None)
     other = await service.open("echo", resumable=True, command_format=JSON)
     go.open()
@@ -201,7 +202,7 @@ async def test_A1_the_default_resume_window_is_120_seconds(serve: Serve) -> None
 async def test_A1_an_attached_session_does_not_expire(serve: Serve) -> None:
     service = await serve({"echo": echo})
     peer = await service.open("echo", resumable=True, command_format=JSON, resume_window=seconds(0.2))
-    [managed] = service.server.manager._sessions.values()
+    [managed] = service.server.manager
     peer.cancel()
     await eventually(lambda: managed.stream is None)
     peer = await service.resume(peer)
@@ -396,7 +397,7 @@ async def deaf(serve: Serve) -> AsyncIterator[tuple[Service, Peer]]:
     narrow = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]  # else up to 6 MiB fit in
     async with grpc.aio.insecure_channel(service.server.address, narrow) as channel:
         peer = await Service(service.server, channel).open("flood", resumable=True, command_format=JSON, client_id="c")
-        [managed] = service.server.manager._sessions.values()
+        [managed] = service.server.manager
         await eventually(lambda: managed.outbox.sent)
         yield service, peer
 
@@ -445,7 +446,7 @@ async def test_A3_how_the_older_stream_ends_has_no_effect(deaf: tuple[Service, P
     old.cancel()
     await flooded(peer)
     await works_after_flood(peer, "mine")
-    [managed] = service.server.manager._sessions.values()
+    [managed] = service.server.manager
     assert managed.stream is not None
 
 
@@ -847,7 +848,7 @@ async def test_A6_a_repeat_that_comes_after_the_end_runs_nothing_again(serve: Se
 async def test_A6_a_request_id_is_remembered_until_the_resume_window_has_passed(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(manager, "REQUEST_ID_MEMORY", 0.0)  # the other bound, 120 seconds
+    monkeypatch.setattr(requests, "REQUEST_ID_MEMORY", 0.0)  # the other bound, 120 seconds
     service = await serve({"app": three}, resume_window=60.0)
     open_ = request()
     await finished(service, await send_open(service, open_))
@@ -878,7 +879,7 @@ async def test_A7_an_ended_session_can_be_resumed_until_its_end_is_acknowledged(
     service = await serve({"app": kind.app(app)})
     peer = await service.open("app", resumable=True, command_format=JSON)
     peer.cancel()
-    [managed] = service.server.manager._sessions.values()
+    [managed] = service.server.manager
     await eventually(lambda: managed.stream is None)
     go.open()
     await eventually(lambda: managed.session.ended)

@@ -101,7 +101,7 @@ async def fill(peer: Peer, count: int = SMALL.messages) -> None:
 
 async def closing(service: Service) -> None:
     """Wait until the only session of a server has begun to close."""
-    [managed] = service.server.manager._sessions.values()
+    [managed] = service.server.manager
     await eventually(managed.session.closed)
 
 

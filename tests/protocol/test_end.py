@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from session_service import AbstractSession, SessionClosedException, Window, get_current_session
 from session_service.examples.echo import echo
-from session_service.manager import Drained
+from session_service.host import Drained
 from session_service.server.service import SERVICE_NAME
 from session_service.v1 import session_pb2 as pb
 

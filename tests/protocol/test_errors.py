@@ -19,7 +19,7 @@ from session_service import Principal, Window, get_current_session, payload
 from session_service.delivery import Outbox
 from session_service.errors import Unauthenticated
 from session_service.examples.echo import echo
-from session_service.manager import SessionManager
+from session_service.host import SessionManager
 from session_service.server import service as service_module
 from session_service.v1 import info_pb2
 from session_service.v1 import session_pb2 as pb

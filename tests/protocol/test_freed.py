@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from session_service import AbstractSession, CloseReason, get_current_session
-from session_service.manager import ManagedSession
+from session_service.host import ManagedSession
 from session_service.server.attachment import Attachment
 from session_service.session.context import Task
 from session_service.v1 import session_pb2 as pb

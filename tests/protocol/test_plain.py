@@ -11,7 +11,7 @@ import grpc
 
 from session_service import CommandBufferFull, SessionClosedException, Window, get_current_session
 from session_service.examples.echo import echo
-from session_service.manager import Drained
+from session_service.host import Drained
 from session_service.v1 import session_pb2 as pb
 
 from .peer import PATIENCE, Peer, Serve, Service, connect, event, resume_of, value
@@ -364,7 +364,7 @@ async def test_P4_events_of_one_byte_stop_at_the_messages_of_the_window(serve: S
 
     flooding = asyncio.create_task(flood())
     await until_steady(lambda: sent, other)
-    (managed,) = [m for m in service.server.manager._sessions.values() if m.app == "stuck"]
+    (managed,) = [m for m in service.server.manager if m.app == "stuck"]
     assert managed.inbox.taken == 16
     assert managed.inbox.expected - 1 <= 16 + 16 + 16
     flooding.cancel()

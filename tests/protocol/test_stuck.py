@@ -163,7 +163,7 @@ async def test_a_server_reads_on_while_its_client_does_not(serve: Serve, kind: K
     service = await serve({"app": writers.app}, event_window=Window(1024, 4 << 20))
     async with narrow(service) as channel:
         peer = await Service(service.server, channel).open("app", resumable=True, command_format=JSON)
-        [managed] = service.server.manager._sessions.values()
+        [managed] = service.server.manager
         await eventually(lambda: managed.outbox.sent)  # from here on the server's writer waits
         for sequence in range(1, 61):
             assert await peer.send(events=say(CHUNK), first_sequence=sequence)
@@ -206,7 +206,7 @@ async def test_a_plain_session_keeps_what_its_client_is_slow_to_read(serve: Serv
     async with narrow(service) as channel:
         slow = await Service(service.server, channel).open("app", command_format=JSON)
         first = await slow.receive_until(lambda response: response.commands)
-        [managed] = service.server.manager._sessions.values()
+        [managed] = service.server.manager
         await eventually(lambda: managed.session.ended)
         for _ in range(2):  # two resume windows pass: it has none
             other = await service.open("app", resumable=True)
@@ -254,7 +254,7 @@ async def test_one_deaf_client_holds_up_no_other_on_its_connection(serve: Serve,
         shared = Service(service.server, channel)
         deaf = await shared.open("deaf", resumable=True, command_format=JSON)
         plain_and_deaf = await shared.open("deaf", command_format=JSON)
-        managed = list(service.server.manager._sessions.values())
+        managed = list(service.server.manager)
         await eventually(lambda: all(one.outbox.sent for one in managed))
         peers = [await shared.open("echo", resumable=True, command_format=JSON) for _ in range(30)]
         await asyncio.gather(*(round_trips(peer, name, 10) for name, peer in enumerate(peers)))

@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 from session_service.config import Config
-from session_service.manager import App
+from session_service.host import App
 from session_service.server import Server
 from tests.protocol.peer import Service
 from tests.server.authority import Authority

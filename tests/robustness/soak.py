@@ -32,7 +32,8 @@ import grpc
 from google.protobuf import duration_pb2
 
 from session_service import AbstractSession, CommandBufferFull, get_current_session
-from session_service.manager import REQUEST_ID_MEMORY, ManagedSession
+from session_service.host import ManagedSession
+from session_service.host.requests import REQUEST_ID_MEMORY, Requests
 from session_service.v1 import session_pb2 as pb
 from session_service.v1 import session_pb2_grpc
 from tests.cli.program import Program
@@ -178,7 +179,7 @@ def usage() -> Usage:
         tasks=len(asyncio.all_tasks()),
         sessions=AbstractSession.active_session_count(),
         kept=len(kept),
-        requests=len(kept[0]._manager._requests),
+        requests=sum(len(thing) for thing in gc.get_objects() if isinstance(thing, Requests)),
     )
 
 

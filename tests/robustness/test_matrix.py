@@ -24,7 +24,7 @@ from session_service import CloseReason as SessionCloseReason
 from session_service import SessionInfo, Window, get_current_session
 from session_service.config import Config
 from session_service.errors import ProtocolError
-from session_service.manager import App, SessionManager
+from session_service.host import App, SessionManager
 from session_service.testing.clock import VirtualLoop
 
 from .harness import PATIENCE, ROOT, At, Harness, ServerProcess, Talk

@@ -21,7 +21,7 @@ from session_client import Attachment, AttachmentState, ClientSession, SessionCl
 
 from session_service.config import Config
 from session_service.examples import apps
-from session_service.manager import ManagedSession
+from session_service.host import ManagedSession
 from session_service.server import Server
 from session_service.server.server import _options
 from tests.cli.program import Program
@@ -160,7 +160,7 @@ class Scene:
     @property
     def managed(self) -> ManagedSession:
         """The only session."""
-        [managed] = self.server.manager._sessions.values()
+        [managed] = self.server.manager
         return managed
 
     async def client(self, **options: Any) -> ClientSession:

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from session_service import Principal, Window, get_current_session
 from session_service.config import Config
 from session_service.errors import ProtocolError
-from session_service.manager import App, ManagedSession, SessionManager
+from session_service.host import App, ManagedSession, SessionManager
 from session_service.server import Peer as Caller
 from session_service.session import CloseReason, SessionInfo
 from session_service.testing.clock import VirtualLoop

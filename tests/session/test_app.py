@@ -20,7 +20,7 @@ from session_service import (
     ThreadSession,
     get_current_session,
 )
-from session_service.manager import SessionManager
+from session_service.host import SessionManager
 from session_service.session.app import check_app, is_coroutine_function
 from session_service.testing import run
 from tests.session.kinds import CoroutineKind, Kind, ThreadKind, eventually

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import grpc
 
 from ...errors import PROTOCOL_ERRORS, PrincipalMismatch, ProtocolError, ResumeImpossible, SessionUnknown, TakenOver
+from ...host import SessionManager
 from ...host.observers import Observer, SessionView
-from ...manager import SessionManager
 from ...session import CloseReason
 from ...session.stopwatch import Stopwatch
 from ..auth.reload import Reloading

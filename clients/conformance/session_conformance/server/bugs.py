@@ -14,7 +14,8 @@ from typing import Any
 from session_service import CloseReason
 from session_service.delivery import Inbox, Outbox
 from session_service.errors import ProtocolError, SequenceGap, SessionLimit, SessionUnknown, TakenOver
-from session_service.manager import ManagedSession, SessionManager
+from session_service.host import ManagedSession, SessionManager
+from session_service.host.requests import Requests
 from session_service.server import attachment, farewell, service, statuses
 from session_service.server.attachment import Attachment
 from session_service.server.farewell import Farewell
@@ -208,7 +209,7 @@ def needs_no_token() -> None:
     find = SessionManager.find
 
     def open_hearted(manager: SessionManager, session_id: str, token: str, principal: Any) -> ManagedSession:
-        managed = manager._sessions.get(session_id)
+        managed = manager.get(session_id)
         return managed if managed is not None and not token else find(manager, session_id, token, principal)
 
     _replace(SessionManager, "find", open_hearted)
@@ -223,7 +224,7 @@ def tells_strangers_how_far_it_got() -> None:
         try:
             return find(manager, session_id, token, principal)
         except SessionUnknown as error:
-            managed = manager._sessions.get(session_id)
+            managed = manager.get(session_id)
             if managed is not None and managed.resumable:
                 error.details["received"] = str(managed.inbox.taken)
             raise
@@ -247,14 +248,7 @@ def fences_before_it_checks() -> None:
 @bug
 def opens_again() -> None:
     """A request id is not remembered."""
-    open_ = SessionManager.open
-
-    def anew(manager: SessionManager, app: str, *, request_id: str = "", **options: Any) -> ManagedSession:
-        managed = open_(manager, app, request_id=request_id, **options)
-        manager._requests.clear()
-        return managed
-
-    _replace(SessionManager, "open", anew)
+    _replace(Requests, "find", lambda requests, request: None)
 
 
 @bug
@@ -325,7 +319,7 @@ def lets_anybody_resume() -> None:
     find = SessionManager.find
 
     def trusting(manager: SessionManager, session_id: str, token: str, principal: Any) -> ManagedSession:
-        managed = manager._sessions.get(session_id)
+        managed = manager.get(session_id)
         owner = dataclasses.replace(principal, name=managed.principal) if managed is not None else principal
         return find(manager, session_id, token, owner)
 
