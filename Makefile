@@ -1,6 +1,15 @@
 # From a fresh clone, with Python 3.11 or newer and make: `make run`, `make test`.
 
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory --warn-undefined-variables
+
+# What may be said on the command line: see `make help`.
 PYTHON ?= python3
+ARGS ?=
+QUICK ?=
+UPDATE ?=
+
 VENV := .venv
 BIN := $(VENV)/bin
 PROTOS_VENV := .venv-protos
@@ -19,7 +28,6 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-MAKEFLAGS += --no-print-directory
 
 .PHONY: help
 help: ## Show this help
@@ -58,9 +66,14 @@ run: $(VENV)/.run ## Serve the examples on 127.0.0.1:50051
 demo: $(VENV)/.run ## Show a conversation that survives its connection; it ends by itself
 	@$(BIN)/python clients/python/demo.py
 
+# Most tests wait for something, so twice as many workers as there are cores.
+WORKERS := $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN))
+# What needs neither a server process nor a socket but to itself.
+QUICK_TESTS := tests/delivery tests/session tests/testing tests/test_*.py
+
 .PHONY: test
-test: setup ## Run the tests; ARGS="tests/delivery -x" is handed to pytest
-	$(BIN)/pytest $(ARGS)
+test: setup ## Run the tests; QUICK=1: the inner loop; ARGS="tests/delivery -x" is handed to pytest
+	$(BIN)/pytest $(or $(ARGS),-n $(WORKERS) --dist worksteal $(if $(QUICK),$(QUICK_TESTS)))
 
 .PHONY: test-image
 test-image: setup ## Build the image and test its containers, by docker, podman or what IMAGE_RUNNER names
