@@ -12,9 +12,10 @@ import sys
 import threading
 from typing import NoReturn
 
-__all__ = ["end_process", "spare_children"]
+__all__ = ["ENDING", "end_process", "spare_children"]
 
-ENDING = (signal.SIGTERM, signal.SIGINT)
+# What drains a server.
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def spare_children() -> None:

@@ -29,7 +29,16 @@ def _check(kind: Kind, _: click.Context, parameter: click.Parameter | None, valu
     return value
 
 
-check_address = functools.partial(_check, ADDRESS)
+def check_address(context: click.Context, parameter: click.Parameter | None, address: str) -> str:
+    """Check an address to connect to."""
+    scheme, is_url, rest = address.partition("://")
+    if is_url:
+        raise click.BadParameter(
+            f"{address!r} is neither HOST:PORT nor unix:PATH: write {rest.partition('/')[0]}, without {scheme}://."
+        )
+    return _check(ADDRESS, context, parameter, address)
+
+
 check_seconds = functools.partial(_check, SECONDS)
 
 option = functools.partial(click.option, show_default=True, show_envvar=True)

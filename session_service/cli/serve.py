@@ -1,4 +1,4 @@
-"""``session-service serve``: serves apps. SIGTERM and SIGINT drain (protocol E3) and exit 0."""
+"""``session-service serve``: serves apps. SIGTERM, SIGINT and SIGHUP drain (protocol E3) and exit 0."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 from ..config import Config
 from ..session.app import check_app
-from .children import end_process, spare_children
+from .children import ENDING, end_process, spare_children
 from .options import option, settings
 from .streams import StdoutError, give_up_stdout
 
@@ -68,7 +69,7 @@ EXIT_TIME = 1.0
     " woken; other is the usual one, see sched(7).",
 )
 def serve(apps: tuple[str, ...], log_format: str, scheduler: str, loop: str, **options: Any) -> None:
-    """Serve apps until SIGTERM or SIGINT.
+    """Serve apps until SIGTERM, SIGINT or the end of the terminal.
 
     Each APP is [NAME=]MODULE:ATTRIBUTE: a function, which clients open by NAME or else by its attribute's name, or a
     mapping of names to functions. Modules of the current folder can be imported.
@@ -143,7 +144,7 @@ def _origin(error: BaseException) -> str:
     """Say where an import failed: the last line of the current folder, for deeper ones are a library's."""
     here = os.path.join(os.getcwd(), "")
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(here)]
-    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    own = [frame for frame in frames if "site-packages" not in frame.filename and not _is_ours(frame.filename)]
     if isinstance(error, SyntaxError) and error.filename:
         file, line = error.filename, error.lineno
     elif own:
@@ -152,6 +153,12 @@ def _origin(error: BaseException) -> str:
         return ""
     more = "" if logger.isEnabledFor(logging.DEBUG) else "; --debug shows the traceback"
     return f" ({file.removeprefix(here)}, line {line}{more})"
+
+
+def _is_ours(file: str) -> bool:
+    """Tell whether this package has raised: for what the app has done, unless it is an example of ours."""
+    house = Path(__file__).parents[1]
+    return Path(file).is_relative_to(house) and not Path(file).is_relative_to(house / "examples")
 
 
 async def _serve(
@@ -216,19 +223,21 @@ def _spare_garbage_collector() -> None:
 
 
 def _on_signal(first: Callable[[], object]) -> None:
-    """Call ``first`` at the first SIGTERM or SIGINT; a second one ends the process at once.
+    """Call ``first`` at the first signal that ends; a second SIGTERM or SIGINT ends the process at once.
 
     Not by loop.add_signal_handler, whose callbacks wait while an app blocks the loop.
     """
     earlier = itertools.count()
 
     def handler(number: int, _: object) -> None:
-        if next(earlier) > 0:
+        if next(earlier) == 0:
+            first()
+        elif number != signal.SIGHUP:  # a terminal that is closed may send it twice
             end_process(128 + number)
-        first()
 
-    for ending in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(ending, handler)
+    for ending in ENDING:
+        if signal.getsignal(ending) is not signal.SIG_IGN or ending != signal.SIGHUP:  # as nohup has it
+            signal.signal(ending, handler)
 
 
 def _end_on_signal() -> None:

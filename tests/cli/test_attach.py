@@ -306,6 +306,10 @@ async def test_stdin_may_be_closed(program: Program, address: str) -> None:
         (["127.0.0.1:50051"], "'127.0.0.1:50051' is an address: say which APP to open there"),
         (["[::1]:1"], "'[::1]:1' is an address"),
         (["unix:/run/socket"], "'unix:/run/socket' is an address"),
+        (
+            ["http://localhost:50051/x", "app"],
+            "neither HOST:PORT nor unix:PATH: write localhost:50051, without http://.",
+        ),
         (["somewhere", "app"], "'somewhere' is neither HOST:PORT nor unix:PATH"),
         (["app", "--param", "x"], "'x' is no NAME=VALUE"),
         (["app", "--param", "=x"], "'=x' is no NAME=VALUE"),

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: how a server shuts down (protocol E3), and how it ends whatever its apps do."""
+"""SIGTERM, SIGINT and SIGHUP: how a server shuts down (protocol E3), and how it ends whatever its apps do."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def draining(peer: Peer) -> pb.Draining:
     return response.draining
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_E3_an_idle_server_exits_0_at_once(program: Program, number: int) -> None:
     program.write(SESSIONS)
     served = await program.serve("--shutdown-grace", "3600", "apps:echo")
@@ -122,6 +122,16 @@ async def test_E3_what_clients_have_lost_is_logged_with_counts(program: Program)
     served.signal()
     assert await served.exit_code() == 0
     assert "1 sessions whose clients have not had everything" in served.log()
+
+
+async def test_a_terminal_that_is_closed_drains_however_often_it_says_so(program: Program) -> None:
+    program.write(SESSIONS)
+    served = await program.serve("--shutdown-grace", "0.1", "apps:busy")
+    await served.open("busy")
+    served.signal(signal.SIGHUP)
+    served.signal(signal.SIGHUP)
+    assert await served.exit_code() == 0
+    assert (program.folder / "deferred").read_text() == "has run"
 
 
 async def test_a_second_signal_ends_at_once(program: Program) -> None:

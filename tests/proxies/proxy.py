@@ -171,7 +171,7 @@ class HAProxy(Proxy):
             "bind :443": f"bind {self.address}",
             "127.0.0.1:50051": self._target,
             "/etc/haproxy/tls/cert-and-key.pem": str(self._folder / "both.pem"),
-            "maxconn 20000": "maxconn 1000",
+            "global\n": "global\n    maxconn 1000\n",
             "hard-stop-after 30s": "hard-stop-after 1s",
         }
 
