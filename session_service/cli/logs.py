@@ -1,8 +1,8 @@
 """The log of ``serve``: one event a line, with the session that it is about.
 
-A line about a session begins with ``session %s: ``, its id being the first argument; any other that code of a session
-logs is about that session, too. What else is known of the session is added here. No line holds a token, and none a
-payload but for what an app logs itself, or raises.
+A line about a session is logged by a `SessionLogger`; any other that code of a session logs is about that session,
+too. What else is known of the session is added here. No line holds a token, and none a payload but for what an app logs
+itself, or raises.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ __all__ = ["Formatter", "SessionLog", "Sessions", "configure"]
 
 logger = logging.getLogger(__name__)
 
-ABOUT_SESSION = "session %s: "
-
 Fields = dict[str, str | int]
 
 
@@ -49,7 +47,7 @@ class TextFormatter(logging.Formatter):
         """Return the line, and what follows it."""
         message = record.getMessage()
         fields = _fields(record, self.sessions)
-        if _is_about_session(record):
+        if _about_session(record):
             del fields["session_id"]  # the message begins with it
         if fields.get("error_id", "") and str(fields["error_id"]) in message:
             del fields["error_id"]
@@ -95,21 +93,21 @@ class SessionLog(Observer):
     """Logs when sessions start, lose their streams, are resumed and end."""
 
     def opened(self, managed: SessionView) -> None:  # noqa: D102
-        _log("session %s: opened", managed.session.id)
+        _log(managed, "opened")
 
     def attached(self, managed: SessionView) -> None:  # noqa: D102
         if managed.generation > 1:
-            _log("session %s: resumed", managed.session.id)
+            _log(managed, "resumed")
 
     def detached(self, managed: SessionView, error: ProtocolError | None) -> None:  # noqa: D102
         if not managed.session.closed():
             # Not what the error says: it may quote what the client has sent.
             reason = f", by {type(error).__name__}" if error is not None else ""
-            _log("session %s: detached%s", managed.session.id, reason)
+            _log(managed, "detached%s", reason)
 
     def ended(self, managed: SessionView) -> None:  # noqa: D102
         reason = managed.session.close_reason
-        _log("session %s: ended, %s", managed.session.id, reason.name if reason is not None else "")
+        _log(managed, "ended, %s", reason.name if reason is not None else "")
 
 
 def configure(*, as_json: bool, debug: bool) -> Formatter:
@@ -148,14 +146,22 @@ def _second(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
-def _log(text: str, *args: object) -> None:
-    # Not by `logger.info`: it would look through the stack for what is known, and a fifth of a record's cost is that.
+def _log(managed: SessionView, text: str, *args: object) -> None:
+    # Not by a `SessionLogger`: it would look through the stack for what is known, a fifth of a record's cost.
     if logger.isEnabledFor(logging.INFO):
-        logger.handle(logging.LogRecord(logger.name, logging.INFO, __file__, 0, text, args, None))
+        session_id = managed.session.id
+        record = logging.LogRecord(
+            logger.name, logging.INFO, __file__, 0, f"session %s: {text}", (session_id, *args), None
+        )
+        record.about_session = session_id
+        logger.handle(record)
 
 
-def _is_about_session(record: logging.LogRecord) -> bool:
-    return isinstance(record.msg, str) and record.msg.startswith(ABOUT_SESSION) and isinstance(record.args, tuple)
+def _about_session(record: logging.LogRecord) -> str:
+    """Return the id of the session that a line names; empty for none."""
+    if isinstance(record.msg, str) and record.msg.startswith("session %s: ") and isinstance(record.args, tuple):
+        return str(record.args[0])  # by hand: what does not yet log by a `SessionLogger`
+    return str(getattr(record, "about_session", ""))
 
 
 def _fields(record: logging.LogRecord, sessions: Sessions | None) -> Fields:
@@ -163,10 +169,8 @@ def _fields(record: logging.LogRecord, sessions: Sessions | None) -> Fields:
     fields: Fields = {}
     task = current_task.get()
     session_id = task.session_id if task is not None else ""
-    if _is_about_session(record) and record.args:
-        about = str(record.args[0])  # type: ignore[index]  # it is a tuple, see there
-        if about != session_id:
-            session_id, task = about, None
+    if (about := _about_session(record)) and about != session_id:
+        session_id, task = about, None
     if session_id:
         fields["session_id"] = session_id
     managed = sessions.get(session_id) if sessions is not None and session_id else None

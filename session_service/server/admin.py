@@ -18,6 +18,7 @@ from ..errors import PayloadInvalid, ProtocolError, ProtocolViolation, SessionUn
 from ..host import SessionManager
 from ..session import CloseReason, Principal
 from ..session.snapshot import CallbackSnapshot, TaskSnapshot
+from ..session_logger import SessionLogger
 from ..v1 import admin_pb2 as pb
 from ..v1 import session_pb2
 from ..window import Window
@@ -139,13 +140,9 @@ class AdminService:
             managed = self._manager.get(request.session_id)
             assert managed is not None  # what is forgotten loses its record in the same step
             session = managed.session
-            logger.info(
-                "session %s: an administrator%s closes it%s: %.200r",
-                session.id,
-                _by(principal),
-                " now" * request.now,
-                request.reason,
-            )
+            now = " now" if request.now else ""
+            about = SessionLogger(logger, session.id)
+            about.info("an administrator%s closes it%s: %.200r", _by(principal), now, request.reason)
             if request.now:
                 session.close(reason=CloseReason.SERVER, message=request.reason)
             else:

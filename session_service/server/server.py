@@ -152,8 +152,9 @@ class Server:
         if self.files:
             self._watcher = asyncio.create_task(self._watch_files(), name="watch files")
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        for name in (LIVE, ADMIN_SERVICE_NAME)[: 1 if self._admin is None else 2]:
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
+        if self._admin is not None:
+            await self._health.set(ADMIN_SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
         self.address = address
         return self.address
 

@@ -89,6 +89,7 @@ class Watchdog:
         task = _context_of(running).get(current_task) if running is not None else None
         message: str
         args: tuple[object, ...]
+        about: dict[str, object] = {}
         if task is not None:
             message = "session %s: has blocked the event loop, and so all sessions, for %.1f s, in task %s"
             try:
@@ -96,10 +97,14 @@ class Watchdog:
             except SessionNotFoundException:  # it is gone, and this code outlives it
                 session_id = task.session_id
             args = session_id, seconds, task.id
+            about["about_session"] = session_id
         else:
             message = "the event loop has been blocked, and so all sessions, for %.1f s, by %s"
             args = seconds, running.get_name() if running is not None else "a callback of asyncio"
-        logger.handle(logger.makeRecord(logger.name, logging.WARNING, __file__, 0, message, args, None, sinfo=stack))
+        record = logger.makeRecord(
+            logger.name, logging.WARNING, __file__, 0, message, args, None, extra=about, sinfo=stack
+        )
+        logger.handle(record)
 
     def _look_at_descriptors(self) -> None:
         now = time.monotonic()
