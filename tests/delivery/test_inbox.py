@@ -164,6 +164,27 @@ def test_taking_over_makes_room_again_d5() -> None:
     assert inbox.expected == 4
 
 
+def test_an_inbox_knows_the_size_of_what_waits() -> None:
+    inbox = inbox_of(3, taken=1)
+    inbox.put(4, 1000)
+    assert inbox.waiting_size == 1002
+    inbox.take()
+    assert inbox.waiting_size == 1001
+
+
+def test_nothing_is_taken_over_that_has_not_come() -> None:
+    with pytest.raises(IndexError, match="nothing waits"):
+        inbox_of(1, taken=1).take()
+
+
+def test_no_element_at_all_is_no_duplicate_wherever_it_would_begin_d2() -> None:
+    inbox = inbox_of(3, taken=3)
+    inbox.ack()
+    assert inbox.skip(2, 0) == 0
+    assert inbox.duplicates == 0
+    assert not inbox.ack_pending
+
+
 def test_an_inbox_has_room_until_a_window_s_worth_waits_p4() -> None:
     inbox: Inbox[int] = Inbox(Window(messages=2, size=10))
     inbox.put(1, 1)

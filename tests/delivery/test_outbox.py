@@ -29,6 +29,16 @@ def test_sequences_start_at_1_and_grow_by_one_d1() -> None:
     assert outbox.last == 3
 
 
+def test_the_first_that_is_not_acknowledged_is_the_head_d3() -> None:
+    outbox = outbox_of(2, size=7)
+    assert outbox.head == (1, 7)
+    outbox.take(BATCH)
+    outbox.ack(1)
+    assert outbox.head == (2, 7)
+    outbox.ack(2)
+    assert outbox.head is None
+
+
 def test_a_batch_carries_the_sequence_of_its_first_element_d1() -> None:
     outbox = outbox_of(2)
     assert outbox.take(BATCH) == (1, [1, 2])

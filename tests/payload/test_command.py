@@ -61,6 +61,14 @@ def test_the_size_of_a_command_is_that_of_its_encoding_d5(spec: Any, fmt: Format
 
 
 @both_formats
+def test_commands_of_one_session_each_carry_their_own_name_and_task(fmt: Format) -> None:
+    encode_one = command_encoder(fmt, MAX_SIZE)
+    sent = [("show", "main-1"), ("show", "main-1"), ("show", "task-2"), ("hide", "task-2"), ("show", "main-1")]
+    commands = commands_in(b"".join(encode_one(name, task_id, 1)[0].data for name, task_id in sent))
+    assert [(command.command, command.task_id) for command in commands] == sent
+
+
+@both_formats
 def test_encoded_commands_joined_are_one_response_that_holds_them_all_in_order(fmt: Format) -> None:
     specs: list[Any] = [None, 1, "two", [3, {"four": 5.5}], b"six", {}]
     commands = commands_in(b"".join(encode(spec, fmt).data for spec in specs))

@@ -240,6 +240,14 @@ def test_subclasses_of_the_plain_types_arrive_as_the_plain_types(fmt: Format) ->
 
 
 @both_formats
+def test_a_subclass_of_float_is_refused_for_it_may_say_another_number(fmt: Format) -> None:
+    class Metres(float):
+        pass
+
+    assert "Metres" in str(fault({"height": Metres(1.5)}, fmt))
+
+
+@both_formats
 @pytest.mark.parametrize(
     ("spec", "path"), [("\ud800", "spec"), (["fine", "a\udfffb"], "spec[1]"), ({"a": {"\ud800": 1}}, "spec.a")]
 )
