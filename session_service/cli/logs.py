@@ -18,7 +18,7 @@ from typing import Protocol
 
 from ..errors import ProtocolError
 from ..host.observers import Observer, SessionView
-from ..session.context import current_task
+from ..session.current import current_task
 from .loggers import ServerLogger, seal
 from .stderr import StderrHandler
 

@@ -20,8 +20,8 @@ from ..delivery import Inbox, Outbox
 from ..errors import ProtocolError, TakenOver
 from ..payload import EncodedCommand, Format, command_encoder, encode_closed
 from ..session import AbstractSession, CloseReason, Principal, SessionInfo, SessionOptions
-from ..session.context import Task
 from ..session.stopwatch import Stopwatch
+from ..session.tasks import Task
 from ..window import Window
 from .observers import Observers
 from .requests import Request

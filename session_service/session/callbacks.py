@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from .tasks import TaskKind
+
 __all__ = ["Callback", "Callbacks", "Click", "ignore"]
 
 
@@ -20,12 +22,21 @@ class Callback:
         active: how many runs are going on, or have left its own line for the common one.
         line: clicks of a serial callback that wait for their predecessor.
         runs: how many there have been, for the ids of their tasks.
+        kind: of their tasks.
     """
 
-    __slots__ = ("active", "func", "id", "line", "mutex", "runs", "serial")
+    __slots__ = ("active", "func", "id", "kind", "line", "mutex", "runs", "serial")
 
-    def __init__(self, callback_id: str, func: Callable[..., Any], serial: bool, mutex: bool) -> None:
+    def __init__(
+        self,
+        callback_id: str,
+        func: Callable[..., Any],
+        serial: bool,
+        mutex: bool,
+        kind: TaskKind = TaskKind.CALLBACK,
+    ) -> None:
         self.id = callback_id
+        self.kind = kind
         self.func = func
         self.serial = serial
         self.mutex = mutex
@@ -49,16 +60,18 @@ class Click(NamedTuple):
 
 
 class Callbacks:
-    """Decides whether a click runs, waits or is ignored. Used on the loop's thread only.
+    """Decides whether a click runs, waits or is ignored. Used on the loop's thread only, but for `registered`.
 
     Attributes:
+        registered: by id; changed under the lock of `Tasks`.
         waiting: how many clicks wait; they count against the event window.
         stopped: nothing is started any more.
     """
 
-    __slots__ = ("_line", "_most_runs", "_runs", "_start", "stopped", "waiting")
+    __slots__ = ("_line", "_most_runs", "_runs", "_start", "registered", "stopped", "waiting")
 
     def __init__(self, most_runs: int, start: Callable[[Click], object]) -> None:
+        self.registered: dict[str, Callback] = {}
         self._most_runs = most_runs
         self._start = start
         self._runs = 0

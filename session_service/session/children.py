@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
-from .context import current_task
+from .current import current_task
 
 __all__ = ["Children", "report_outliving", "watch_children"]
 
@@ -45,7 +45,7 @@ class _Watch:
         context = options.get("context")
         task = current_task.get() if context is None else context.get(current_task)
         if task is not None and (session := task.owner()) is not None:
-            session._adopt(made)
+            session.work.tasks.adopt(made)
         return made
 
 

@@ -23,32 +23,37 @@ class CommandBuffer:
     """A bounded line of encoded commands, filled from any thread and emptied on the loop.
 
     Whoever finds it full gets a waiter instead, waits, and tries again.
+
+    Attributes:
+        count: how many there are.
+        full: a sender waits for room. It and the count are no properties: they are asked for with each message.
+        on_first: called, in the thread of the sender, when a command comes where there was none.
     """
 
-    __slots__ = ("_commands", "_lock", "_producers", "_size", "_window", "on_first")
+    __slots__ = ("_commands", "_lock", "_senders", "_size", "_window", "count", "full", "on_first")
 
     def __init__(self, window: Window, on_first: Callable[[], None]) -> None:
-        """``on_first`` is called, in the thread of the sender, when a command comes where there was none."""
         self._window = window
         self.on_first = on_first
         self._lock = threading.Lock()
+        self.count = 0
+        self.full = False
         self._commands: list[tuple[Any, int]] = []
         self._size = 0
-        self._producers: list[Waiter] = []
-
-    def __len__(self) -> int:
-        return len(self._commands)
+        self._senders: list[Waiter] = []
 
     def put(self, item: Any, size: int) -> ThreadWaiter | None:
         """Add a command of ``size`` bytes; where there is no room return what the calling thread can wait for."""
         with self._lock:
-            if not self._window.fits(len(self._commands), self._size, size):
+            if not self._window.fits(self.count, self._size, size):
                 waiter = ThreadWaiter()
-                self._producers.append(waiter)
+                self._senders.append(waiter)
                 return waiter
             self._commands.append((item, size))
             self._size += size
-            first = len(self._commands) == 1
+            self.count += 1
+            self.full = self.count >= self._window.messages or self._size >= self._window.size
+            first = self.count == 1
         if first:
             self.on_first()
         return None
@@ -62,13 +67,15 @@ class CommandBuffer:
             CommandBufferFull: there are so many already.
         """
         with self._lock:
-            window, count = self._window, len(self._commands)
+            window, count = self._window, self.count
             if count >= window.messages * HARD_LIMIT or self._size >= window.size * HARD_LIMIT:
                 raise CommandBufferFull(
                     f"{count} commands of {self._size} bytes wait for the client: `await session.drain()` between sends"
                 )
             self._commands.append((item, size))
             self._size += size
+            self.count = count + 1
+            self.full = self.count >= window.messages or self._size >= window.size
             first = not count
         if first:
             self.on_first()
@@ -84,8 +91,10 @@ class CommandBuffer:
                 count += 1
             taken = [item for item, _ in self._commands[:count]]
             del self._commands[:count]
+            self.count -= count
             self._size -= total
-            if taken and self._producers:
+            self.full = self.count >= self._window.messages or self._size >= self._window.size
+            if taken and self._senders:
                 self._wake()
         return taken
 
@@ -93,27 +102,27 @@ class CommandBuffer:
     def held(self) -> tuple[int, int]:
         """How many commands there are, and their bytes."""
         with self._lock:
-            return len(self._commands), self._size
+            return self.count, self._size
 
     @property
-    def has_room(self) -> bool:
-        """True where `wait_room` would let the caller go on."""
-        return len(self._commands) < self._window.messages and self._size < self._window.size
+    def senders(self) -> int:
+        """How many wait for room."""
+        return len(self._senders)
 
     def wait_room(self, kind: type[W]) -> W | None:
         """Return None where there is room, else something to wait for."""
         with self._lock:
-            if self.has_room:
+            if not self.full:
                 return None
             waiter = kind()
-            self._producers.append(waiter)
+            self._senders.append(waiter)
             return waiter
 
     def leave(self, waiter: Waiter) -> None:
         """Stop waiting."""
         with self._lock:
-            if waiter in self._producers:
-                self._producers.remove(waiter)
+            if waiter in self._senders:
+                self._senders.remove(waiter)
 
     def wake(self) -> list[Waiter]:
         """Wake and return all who wait for room."""
@@ -121,7 +130,7 @@ class CommandBuffer:
             return self._wake()
 
     def _wake(self) -> list[Waiter]:
-        producers, self._producers = self._producers, []
-        for waiter in producers:
+        senders, self._senders = self._senders, []
+        for waiter in senders:
             waiter.wake()
-        return producers
+        return senders

@@ -1,4 +1,4 @@
-"""Code to run when the session ends."""
+"""How code that runs when the session ends is called."""
 
 from __future__ import annotations
 
@@ -9,50 +9,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import SessionClosedException
 from .app import check_result
 
-__all__ = ["Deferred", "DeferredCalls", "call_in_thread", "call_on_loop"]
-
-Deferred = Callable[[], Any]
+__all__ = ["call_in_thread", "call_on_loop"]
 
 
-class DeferredCalls:
-    """A line of calls, each made exactly once, in the order of registration, those registered meanwhile as well.
-
-    Attributes:
-        done: the last one has been made, and none can be added any more.
-    """
-
-    __slots__ = ("_calls", "_lock", "done")
-
-    def __init__(self, lock: threading.Lock) -> None:
-        """``lock`` is the session's; it is held for a moment only."""
-        self.done = False
-        self._lock = lock
-        self._calls: list[Deferred] = []
-
-    def add(self, func: Deferred) -> None:
-        """Add a call; from any thread.
-
-        Raises:
-            SessionClosedException: it is too late.
-        """
-        with self._lock:
-            if self.done:
-                raise SessionClosedException("the session has ended: nothing can be deferred any more")
-            self._calls.append(func)
-
-    def pop(self) -> Deferred | None:
-        """Return the next call to make, or None, and from then on there is none."""
-        with self._lock:
-            if self._calls:
-                return self._calls.pop(0)
-            self.done = True
-            return None
-
-
-async def call_on_loop(func: Deferred, context: contextvars.Context, seconds: float) -> BaseException | None:
+async def call_on_loop(func: Callable[[], Any], context: contextvars.Context, seconds: float) -> BaseException | None:
     """Call ``func`` in ``context`` and await what it returns.
 
     Returns:
@@ -80,7 +42,7 @@ async def call_on_loop(func: Deferred, context: contextvars.Context, seconds: fl
 
 
 async def call_in_thread(
-    func: Deferred, context: contextvars.Context, seconds: float, name: str
+    func: Callable[[], Any], context: contextvars.Context, seconds: float, name: str
 ) -> BaseException | None:
     """Call ``func`` in ``context`` in a thread of its own.
 

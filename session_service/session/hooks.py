@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from .callbacks import Callback, Callbacks, Click
+from .tasks import TaskKind
 
-__all__ = ["HOOKS_ID", "Hooks"]
+__all__ = ["Hooks"]
 
 Hook = Callable[..., Any]
 
@@ -73,7 +74,7 @@ class Hooks:
     def _call(self, hook: Hook, args: tuple[Any, ...]) -> None:
         callback = self._callback
         if callback is None:
-            callback = self._callback = Callback(HOOKS_ID, _call_hook, serial=True, mutex=False)
+            callback = self._callback = Callback(HOOKS_ID, _call_hook, serial=True, mutex=False, kind=TaskKind.HOOK)
         if len(callback.line) >= MOST_WAITING:
             self._callbacks.withdraw(callback, lambda click: click.args[0] is hook)
         self._callbacks.click(Click(callback, (hook, *args)))

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 from ..window import Window
 from .stopwatch import Stopwatch
@@ -34,6 +34,13 @@ class Mail(NamedTuple):
 
     event: ClientEvent
     size: int
+
+
+class Asker(Protocol):
+    """Who waits for an event; in place of a function, which would be made for each wait."""
+
+    def end_of_events(self) -> BaseException:
+        """Return what to raise where no event will come."""
 
 
 class Mailbox:
@@ -80,16 +87,30 @@ class Mailbox:
 class Mailroom:
     """All mailboxes of a session: they share one window, which clicks that wait for their callback share with them.
 
+    No other code runs under the lock: neither what is told of room, nor what observes the stopwatch.
+
     Attributes:
         window: what they hold together at most.
+        on_room: called once after each refusal, when half of the window is free.
         stalls: how often they were full when something came.
+        dropped: how many events came for no task, or were left in mailboxes that closed.
         stopwatch: times how long mail waits to be taken, and clicks to be run; None where nobody wants to know.
     """
 
-    __slots__ = ("_held", "_held_size", "_lock", "_loop", "_room_wanted", "on_room", "stalls", "stopwatch", "window")
+    __slots__ = (
+        "_held",
+        "_held_size",
+        "_lock",
+        "_loop",
+        "_room_wanted",
+        "dropped",
+        "on_room",
+        "stalls",
+        "stopwatch",
+        "window",
+    )
 
     def __init__(self, window: Window, on_room: Callable[[], None]) -> None:
-        """``on_room`` is called once after each refusal, when half of the window is free; with the lock held."""
         self.window = window
         self.on_room = on_room
         self._lock = threading.Lock()
@@ -97,6 +118,7 @@ class Mailroom:
         self._held_size = 0
         self._room_wanted = False
         self.stalls = 0
+        self.dropped = 0
         self.stopwatch: Stopwatch | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # the one of whoever waits on a loop: there is but one
 
@@ -108,7 +130,10 @@ class Mailroom:
     def release(self, sizes: list[int]) -> None:
         """Count no longer what `hold` counted."""
         with self._lock:
-            self._release(len(sizes), sum(sizes))
+            self._held -= len(sizes)
+            self._held_size -= sum(sizes)
+        if self._room_wanted:
+            self._offer_room()
 
     @property
     def held(self) -> tuple[int, int]:
@@ -131,36 +156,62 @@ class Mailroom:
                 waiters[len(events) - 1].wake()  # those before it have been woken
             return True
 
-    async def next_on_loop(self, mailbox: Mailbox) -> ClientEvent | None:
-        """Wait for the next event; None when there will never be one."""
+    async def next_on_loop(self, mailbox: Mailbox, asker: Asker | None = None) -> ClientEvent | None:
+        """Wait for the next event.
+
+        Args:
+            mailbox: whose.
+            asker: is asked what to raise where there will never be one.
+
+        Returns:
+            None where there will never be one, and nobody says what to raise.
+        """
+        waiter = None
         with self._lock:
             if (mailbox.events or mailbox.ended or mailbox.closed) and mailbox.ready:
-                return self._take(mailbox, len(mailbox.waiters))
-            if self._loop is None:
-                self._loop = asyncio.get_running_loop()
-            waiter = LoopWaiter(self._loop)
-            mailbox.waiters.append(waiter)
-        try:
-            await waiter.future
-        except BaseException:
-            self._leave(mailbox, waiter)
-            raise
-        return self._take_in_turn(mailbox, waiter)
+                mail = self._take(mailbox, len(mailbox.waiters))
+            else:
+                if self._loop is None:
+                    self._loop = asyncio.get_running_loop()
+                waiter = LoopWaiter(self._loop)
+                mailbox.waiters.append(waiter)
+        if waiter is not None:
+            try:
+                await waiter.future
+            except BaseException:
+                self._leave(mailbox, waiter)
+                raise
+            mail = self._take_in_turn(mailbox, waiter)
+        if mail is None:
+            if asker is not None:
+                raise asker.end_of_events()
+            return None
+        if self._room_wanted or self.stopwatch is not None:
+            self._taken(mail)
+        return mail.event
 
     def next_in_thread(self, mailbox: Mailbox, timeout: float | None) -> ClientEvent | None:
         """Block for the next event, like `next_on_loop`; TimeoutError after ``timeout`` seconds."""
+        waiter = None
         with self._lock:
             if mailbox.ready:
-                return self._take(mailbox, len(mailbox.waiters))
-            waiter = ThreadWaiter()
-            mailbox.waiters.append(waiter)
-        try:
-            if not waiter.wait(timeout):
-                raise TimeoutError(f"no event within {timeout} s")
-        except BaseException:
-            self._leave(mailbox, waiter)
-            raise
-        return self._take_in_turn(mailbox, waiter)
+                mail = self._take(mailbox, len(mailbox.waiters))
+            else:
+                waiter = ThreadWaiter()
+                mailbox.waiters.append(waiter)
+        if waiter is not None:
+            try:
+                if not waiter.wait(timeout):
+                    raise TimeoutError(f"no event within {timeout} s")
+            except BaseException:
+                self._leave(mailbox, waiter)
+                raise
+            mail = self._take_in_turn(mailbox, waiter)
+        if mail is None:
+            return None
+        if self._room_wanted or self.stopwatch is not None:
+            self._taken(mail)
+        return mail.event
 
     def end(self, mailbox: Mailbox) -> None:
         """No event comes any more."""
@@ -168,19 +219,23 @@ class Mailroom:
             mailbox.ended = True
             mailbox.wake()
 
-    def close(self, mailbox: Mailbox) -> int:
-        """End it at once and return how many events nobody took."""
+    def close(self, mailbox: Mailbox) -> None:
+        """End it at once; the events that nobody took are dropped."""
         with self._lock:
             left = len(mailbox.events)
-            self._release(left, sum(size for _, size in mailbox.events))
-            if left and self.stopwatch is not None:
-                self.stopwatch.give_up()  # it may be among them
+            self._held -= left
+            self._held_size -= sum(size for _, size in mailbox.events)
+            self.dropped += left
             mailbox.events = ()
             mailbox.closed = mailbox.ended = True
             mailbox.wake()
-            return left
+        if left:
+            if self.stopwatch is not None:
+                self.stopwatch.give_up()  # it may be among them
+            if self._room_wanted:
+                self._offer_room()
 
-    def _take(self, mailbox: Mailbox, place: int) -> ClientEvent | None:
+    def _take(self, mailbox: Mailbox, place: int) -> Mail | None:
         """Take what is due to the waiter at ``place`` in the line: one behind another may run first."""
         events = mailbox.events
         if not events or place >= len(events):
@@ -189,21 +244,27 @@ class Mailroom:
         del events[place]  # most often the first
         if not events:
             mailbox.events = ()
-        event, size = mail
-        self._release(1, size)
-        if self.stopwatch is not None and self.stopwatch.item is mail:
-            self.stopwatch.stop()
-        return event
+        self._held -= 1
+        self._held_size -= mail.size
+        return mail
 
-    def _take_in_turn(self, mailbox: Mailbox, waiter: Waiter) -> ClientEvent | None:
+    def _take_in_turn(self, mailbox: Mailbox, waiter: Waiter) -> Mail | None:
         """Leave the line with what is due to a waiter that was woken."""
         with self._lock:
             place = mailbox.waiters.index(waiter)
             del mailbox.waiters[place]
-            event = self._take(mailbox, place)
+            mail = self._take(mailbox, place)
             if mailbox.ended:
                 mailbox.wake()  # those behind it may have waited for this event to be the last
-            return event
+            return mail
+
+    def _taken(self, mail: Mail) -> None:
+        """Tell who wants to know; the lock is free again."""
+        if self._room_wanted:
+            self._offer_room()
+        stopwatch = self.stopwatch
+        if stopwatch is not None and stopwatch.item is mail:
+            stopwatch.stop()
 
     def _leave(self, mailbox: Mailbox, waiter: Waiter) -> None:
         with self._lock:
@@ -212,16 +273,18 @@ class Mailroom:
 
     def _hold(self, size: int) -> bool:
         if self._held and not self.window.fits(self._held, self._held_size, size):
-            self.stalls += not self._room_wanted
+            if not self._room_wanted:
+                self.stalls += 1
             self._room_wanted = True
             return False
         self._held += 1
         self._held_size += size
         return True
 
-    def _release(self, count: int, size: int) -> None:
-        self._held -= count
-        self._held_size -= size
-        if self._room_wanted and self._held * 2 <= self.window.messages and self._held_size * 2 <= self.window.size:
+    def _offer_room(self) -> None:
+        with self._lock:
+            half = self._held * 2 <= self.window.messages and self._held_size * 2 <= self.window.size
+            if not half or not self._room_wanted:
+                return
             self._room_wanted = False
-            self.on_room()
+        self.on_room()

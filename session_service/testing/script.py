@@ -22,10 +22,11 @@ from ..payload import (
     encode_struct,
 )
 from ..session import AbstractSession, CloseReason, get_session_info_from_headers
-from ..session.app import check_app, is_coroutine_function
+from ..session.app import check_app
+from ..session.kinds import class_of
 from ..v1 import session_pb2 as pb
 from .clock import VirtualLoop
-from .watched import WatchedCoroutineSession, WatchedSession, WatchedThreadSession
+from .watched import Watch
 
 __all__ = ["Close", "Event", "Pause", "Script", "ScriptError", "Step", "Transcript", "run"]
 
@@ -169,7 +170,8 @@ class _Performance:
         self._params = decode_struct(encode_struct(params, "params"), "params")
         self._info = get_session_info_from_headers(headers)
         self.loop = VirtualLoop(limit)
-        self._session: WatchedSession | None = None
+        self._watch = Watch(app)
+        self._session: AbstractSession | None = None
         self._commands: list[dict[str, Any]] = []
         self._next = 0  # step
         self._turn: asyncio.Future[None] | None = None  # of the next step
@@ -180,8 +182,8 @@ class _Performance:
 
     async def perform(self, check: bool) -> Transcript:
         """Run the session to its end; called once, on the loop."""
-        kind = WatchedCoroutineSession if is_coroutine_function(self._app) else WatchedThreadSession
-        self._session = session = kind(
+        watch = self._watch
+        self._session = session = class_of(self._app)(
             self._app,
             self._info,
             self._on_task_command,
@@ -189,8 +191,9 @@ class _Performance:
             lambda _: self._room.set(),
             params=self._params,
             encode=command_encoder(Format.JSON, MAX_PAYLOAD),
+            kind=watch.kind,
         )
-        self.loop.threads = lambda: session.threads + len(self.loop.jobs)
+        self.loop.threads = lambda: watch.threads(session) + len(self.loop.jobs)
         self.loop.on_idle = self._on_idle
         self.loop.on_stuck = self._stuck.set_result
         session.notify_attach(resumed=False)
@@ -198,18 +201,18 @@ class _Performance:
         try:
             await self._converse(session)
         except BaseException as error:  # an assertion of the script, most likely
-            if not check or not session.errors:  # what failed in the app before is the cause
+            if not check or not watch.errors:  # what failed in the app before is the cause
                 problem = error
         session.close(reason=CloseReason.CLIENT)
         await self._ended
-        if check and problem is None and session.errors:
-            problem = session.errors[0]
+        if check and problem is None and watch.errors:
+            problem = watch.errors[0]
         elif check and problem is None and session.abandoned:
             problem = ScriptError(f"{session.abandoned} tasks did not end within the grace of a close, says the log")
         if problem is not None:
             raise problem
         assert session.close_reason is not None
-        return Transcript(self._commands, session.close_reason, session.close_message, session.errors, self.loop.time())
+        return Transcript(self._commands, session.close_reason, session.close_message, watch.errors, self.loop.time())
 
     def whereabouts(self, thread: threading.Thread) -> str:
         """Say what the loop runs in its ``thread``, and where each task is now; from any thread."""
@@ -217,7 +220,7 @@ class _Performance:
         begins = [number for number, frame in enumerate(stack, 1) if frame.filename == asyncio.events.__file__]
         running = "".join(traceback.format_list(stack[begins[-1] :])) if begins else ""
         return (running and f"\nthe event loop is here:\n{running}") + (
-            self._session.whereabouts() if self._session is not None else ""
+            self._watch.whereabouts(self._session) if self._session is not None else ""
         )
 
     def give_up(self) -> None:
@@ -225,7 +228,7 @@ class _Performance:
         if self._session is not None:
             self._session.close()
 
-    async def _converse(self, session: WatchedSession) -> None:
+    async def _converse(self, session: AbstractSession) -> None:
         client = self.loop.create_task(self._play(session))
         over: set[asyncio.Future[Any]] = {self._ended, self._stuck}
         await asyncio.wait({client, *over}, return_when=asyncio.FIRST_COMPLETED)
@@ -234,12 +237,12 @@ class _Performance:
             await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         client.cancel()
         if self._stuck.done():
-            raise ScriptError(f"{self._stuck.result()}:{session.whereabouts()}")
+            raise ScriptError(f"{self._stuck.result()}:{self._watch.whereabouts(session)}")
         if self._next < len(self._script):
             left = f"step {self._next + 1} of {len(self._script)} was not taken: {self._script[self._next]}"
             raise ScriptError(f"the session is over, {session.close_reason}, and {left}")
 
-    async def _play(self, session: WatchedSession) -> None:
+    async def _play(self, session: AbstractSession) -> None:
         for step in self._script:
             if not isinstance(step, Pause):
                 await self._wait_turn()
@@ -259,13 +262,13 @@ class _Performance:
         session, turn = self._session, self._turn
         if session is None or session.closed() or turn is None or turn.done():
             return False
-        asks = session.waits_for_client or (no_timer and not self.loop.has_sockets)
+        asks = self._watch.waits_for_client(session) or (no_timer and not self.loop.has_sockets)
         if self._paused or (asks and self.loop.threads() <= 0):
             turn.set_result(None)
             return True
         return False
 
-    async def _take(self, session: WatchedSession, step: Event | Pause | Close) -> None:
+    async def _take(self, session: AbstractSession, step: Event | Pause | Close) -> None:
         if isinstance(step, Pause):
             await asyncio.sleep(step.seconds)
             self._paused = True

@@ -187,7 +187,7 @@ async def test_what_apps_log_stands_in_the_log_once_by_the_root_logger(
     assert shape.format("a word of mine") in line
     error_id = await failed(served)
     (line,) = [line for line in await lines_about(served, error_id) if "failed, error" in line]
-    assert " ERROR session_service.session.base: session " in line
+    assert " ERROR session_service.session.work: session " in line
 
 
 async def test_what_asyncio_and_warnings_have_to_say_of_apps_is_not_disabled(program: Program) -> None:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from session_service.server.watch.watchdog import Watchdog
-from session_service.session.context import current_task
+from session_service.session.current import current_task
 
 from ..cli.program import PATIENCE
 

@@ -13,7 +13,7 @@ import pytest
 from session_service import AbstractSession, CloseReason, get_current_session
 from session_service.host import ManagedSession
 from session_service.server.attachment import Attachment
-from session_service.session.context import Task
+from session_service.session.tasks import Task
 from session_service.v1 import session_pb2 as pb
 
 from .peer import PATIENCE, Peer, Serve, Service, event

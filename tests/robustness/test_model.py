@@ -428,7 +428,7 @@ class Server(Sender):
             command: Element
             for command in self.buffer.take(messages, size):
                 assert self.outbox.append(command, command.size) == command.number
-        if self.ended and not len(self.buffer):
+        if self.ended and not self.buffer.count:
             closed = Element(self.outbox.last + 1, 10, closed=True)
             self.record(Closed("server", closed.number, closed.size))
             self.sizes.append(closed.size)
@@ -679,7 +679,7 @@ class Session(RuleBasedStateMachine):
                 break
         self.checker.finish()
         assert client.closed or client.outbox.empty
-        assert client.done or (server.outbox.empty and not len(server.buffer))
+        assert client.done or (server.outbox.empty and not server.buffer.count)
         assert server.outbox.final is client.closed
 
     # --- what holds after every step ---

@@ -22,6 +22,9 @@ from session_service import (
     ThreadSession,
     get_current_session,
 )
+from session_service.session.kinds import COROUTINES, THREADS
+from session_service.session.runner import Runner
+from session_service.session.snapshot import SessionSnapshot
 
 Body = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -105,6 +108,10 @@ class Backend:
         """Hand in an event for a callback."""
         return self.session.send_client_event({"event": "callback", "task_id": callback_id, "data": data})
 
+    def look(self) -> SessionSnapshot:
+        """Return what the session is doing."""
+        return self.session.snapshot(most=1000)
+
     async def specs(self, count: int) -> list[Any]:
         """Take commands until there have been ``count``; return the specs of all that were ever taken."""
         async with asyncio.timeout(LIMIT):
@@ -141,6 +148,11 @@ class Kind:
     def __init__(self) -> None:
         self._gates: list[Gate] = []
         self._backends: list[Backend] = []
+
+    @property
+    def runner(self) -> Runner:
+        """What runs the code of its sessions."""
+        return (COROUTINES if self.session_class is CoroutineSession else THREADS).runner
 
     def function(self, body: Body) -> Callable[..., Any]:
         """Return what this kind of session runs."""

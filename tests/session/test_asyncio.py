@@ -252,7 +252,7 @@ async def test_the_loop_goes_on_while_a_plain_call_blocks_in_a_thread(coroutines
 async def test_a_wait_that_nobody_awaits_takes_nothing(coroutines: CoroutineKind) -> None:
     async def app(session: AbstractSession) -> None:
         session.next_client_event().close()
-        await eventually(lambda: session._main.mailbox.events)
+        await eventually(lambda: session.snapshot(most=1).tasks[0].pending)
         seen.open((await session.next_client_event())["data"])
 
     seen = coroutines.gate()

@@ -22,6 +22,8 @@ from session_service import (
     get_current_session,
 )
 from session_service.session.callbacks import Callback, Callbacks, Click
+from session_service.session.mailbox import Mailbox
+from session_service.session.tasks import Task
 from tests.session.kinds import Backend, Body, CoroutineKind, Gate, Kind, eventually
 
 
@@ -139,7 +141,7 @@ async def test_a_callback_keeps_the_session_open_until_it_is_unregistered(kind: 
         get_current_session().unregister_callback(clicks)
 
     backend, [clicks] = await open_with(kind, clicked)
-    await eventually(lambda: not backend.session._tasks)
+    await eventually(lambda: not backend.look().task_count)
     assert not backend.session.closed()
     backend.click(clicks)
 
@@ -277,7 +279,7 @@ async def test_in_mutex_mode_clicks_that_come_during_a_run_are_ignored(kind: Kin
         assert runs.click(backend, clicks, name)
     runs.end("first")
     await backend.specs(1)
-    await eventually(lambda: not backend.session._tasks)
+    await eventually(lambda: not backend.look().task_count)
     runs.click(backend, clicks, "second")
     runs.end("second")
 
@@ -307,7 +309,7 @@ async def test_by_default_there_are_so_many_runs_at_once(kind: Kind) -> None:
     for number in range(most + 1):
         assert runs.click(backend, clicks, number)
     await eventually(lambda: len(runs.began) == most)
-    assert len(backend.session._tasks) == most
+    assert backend.look().task_count == most
     runs.end(0)
     await eventually(lambda: len(runs.began) == most + 1)
     runs.end(*range(most + 1))
@@ -320,7 +322,7 @@ async def test_clicks_that_wait_count_against_the_event_window(kind: Kind, seria
     runs = Runs(kind)
     limits = SessionOptions(callback_runs=1, event_window=Window(messages=2))
     backend, [clicks] = await open_with(kind, runs, limits=limits, serial_mode=serial)
-    await eventually(lambda: not backend.session._tasks)
+    await eventually(lambda: not backend.look().task_count)
     taken = [runs.click(backend, clicks, number) for number in range(4)]
     assert taken == [True, True, True, False], "one runs, two wait"
     await runs.have_begun(0)
@@ -357,9 +359,9 @@ async def test_a_run_that_cannot_start_is_logged_and_leaves_the_line_moving(
 
     runs = Runs(kind)
     backend, [clicks] = await open_with(kind, runs, serial_mode=True)
-    await eventually(lambda: not backend.session._tasks)
+    await eventually(lambda: not backend.look().task_count)
     with monkeypatch.context() as patch:
-        patch.setattr(kind.session_class, "_start", refuse)
+        patch.setattr(type(kind.runner), "start", refuse)
         assert runs.click(backend, clicks, "lost")
     runs.click(backend, clicks, "next")
     runs.end("next")
@@ -377,25 +379,23 @@ async def nothing_remains(session: AbstractSession) -> AsyncIterator[None]:
 
     def count() -> tuple[int, ...]:
         gc.collect()
+        seen = session.snapshot(most=1000)
         return (
             threading.active_count(),
             len(asyncio.all_tasks()),
-            len(session._tasks),
-            session._mailroom._held,
-            session._mailroom._held_size,
-            session._callbacks._runs,
-            session._callbacks.waiting,
-            len(session._callbacks._line),
-            *[len(entry.line) + entry.active for entry in session._registered.values()],
+            seen.task_count,
+            seen.events,
+            seen.event_bytes,
+            *[callback.waiting + callback.running for callback in seen.callbacks],
             *[
                 sum(isinstance(thing, kind) for thing in gc.get_objects())
-                for kind in (Click, threading.Thread, type(session._main), type(session._main.mailbox))
+                for kind in (Click, threading.Thread, Task, Mailbox)
             ],
         )
 
     before = count()
     yield
-    await eventually(lambda: not session._tasks and threading.active_count() == before[0])
+    await eventually(lambda: not session.snapshot(most=0).task_count and threading.active_count() == before[0])
     assert count() == before
 
 
@@ -410,9 +410,9 @@ async def test_ten_thousand_clicks_leave_nothing_behind(kind: Kind, mode: str) -
     backend, [clicks] = await open_with(
         kind, clicked, serial_mode=mode == "serial_mode", mutex_mode=mode == "mutex_mode"
     )
-    await eventually(lambda: not backend.session._tasks)
+    await eventually(lambda: not backend.look().task_count)
     backend.click(clicks, -1)
-    await eventually(lambda: not backend.session._tasks)
+    await eventually(lambda: not backend.look().task_count)
 
     async with nothing_remains(backend.session):
         for number in range(10_000):

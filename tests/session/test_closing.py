@@ -25,7 +25,7 @@ NO_GRACE = SessionOptions(close_grace=0)
 
 async def waiting(backend: Backend) -> None:
     """Wait until the main task, or a child of it, waits for an event."""
-    await eventually(lambda: backend.session._main.mailbox.waiters)
+    await eventually(lambda: backend.look().tasks[0].waiting)
 
 
 # --- when it ends by itself -------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ async def test_a_session_goes_on_when_its_main_task_returns_before_its_other_tas
     handle = kind.gate()
     backend = kind.open(app)
     task = await handle.opened()
-    await eventually(lambda: len(backend.session._tasks) == 1)
+    await eventually(lambda: backend.look().task_count == 1)
     backend.send("still here", task.id)
 
     assert await backend.ended() is CloseReason.COMPLETED
@@ -132,8 +132,8 @@ async def test_every_task_is_told(kind: Kind) -> None:
     registered = kind.gate()
     backend = kind.open(app, limits=NO_END)
     backend.click(await registered.opened(), "callback")
-    await eventually(lambda: len(backend.session._tasks) == 4)
-    await eventually(lambda: all(task.mailbox.waiters for task in backend.session._tasks.values()))
+    await eventually(lambda: backend.look().task_count == 4)
+    await eventually(lambda: all(task.waiting for task in backend.look().tasks))
     await backend.close()
 
     assert sorted(map(str, left)) == ["callback", "main", "one", "two"]
@@ -243,8 +243,8 @@ async def test_a_parent_of_which_only_a_child_waits_is_cancelled_and_one_that_mo
     never, cancelled, moved, gate, finished, handles = (coroutines.gate() for _ in range(6))
     backend = coroutines.open(app, limits=NO_END)
     await handles.opened()
-    await eventually(lambda: len(backend.session._tasks) == 2)
-    await eventually(lambda: all(task.mailbox.waiters for task in backend.session._tasks.values()))
+    await eventually(lambda: backend.look().task_count == 2)
+    await eventually(lambda: all(task.waiting for task in backend.look().tasks))
     backend.session.close()
     await moved.opened()
     assert not cancelled.is_open(), "the child may bring its parent to an end"
@@ -472,10 +472,10 @@ async def test_a_task_that_does_not_unwind_is_abandoned_with_its_stack_in_the_lo
     assert backend.session.abandoned == 1
     assert steps == ["deferred"]
     [log] = [record.getMessage() for record in caplog.records if "has not unwound" in record.message]
-    for part in (backend.session.id, backend.session._main.id, "hang_in_there"):
+    for part in (backend.session.id, "main-1", "hang_in_there"):
         assert part in log
     gate.open()
-    await eventually(lambda: not backend.session._tasks)
+    await eventually(lambda: not backend.look().task_count)
     assert backend.closings == 1
 
 

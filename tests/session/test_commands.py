@@ -329,10 +329,10 @@ async def test_a_producer_in_a_thread_is_released_when_commands_are_taken(thread
             session.send_task_command({"command": "say", "spec": number})
 
     backend = threads.open(app, limits=WINDOW_OF_4)
-    await eventually(lambda: backend.session._commands._producers)
+    await eventually(lambda: backend.look().senders)
     assert backend.session.pending_commands == 4
     backend.taken += backend.session.get_task_commands(messages=1)
-    await eventually(lambda: backend.session.pending_commands == 4 and backend.session._commands._producers)
+    await eventually(lambda: backend.session.pending_commands == 4 and backend.look().senders)
 
     assert await backend.specs(100) == list(range(100))
     assert await backend.ended() is CloseReason.COMPLETED
@@ -349,7 +349,7 @@ async def test_a_producer_in_a_thread_is_released_by_a_close(threads: ThreadKind
 
     released = threads.gate()
     backend = threads.open(app, limits=WINDOW_OF_4)
-    await eventually(lambda: backend.session._commands._producers)
+    await eventually(lambda: backend.look().senders)
     backend.session.close()
 
     await released.opened()
@@ -367,7 +367,7 @@ async def test_to_thread_sends_from_a_coroutine_session_and_blocks_like_a_thread
         await asyncio.to_thread(session.send_task_command, {"command": "say", "spec": get_current_task_id()})
 
     backend = coroutines.open(app, limits=WINDOW_OF_4)
-    await eventually(lambda: backend.session._commands._producers)
+    await eventually(lambda: backend.look().senders)
     assert backend.session.pending_commands == 4
 
     assert (await backend.specs(101))[:100] == list(range(100))
@@ -396,7 +396,7 @@ async def test_drain_waits_for_room(kind: Kind) -> None:
 
     drained = kind.gate()
     backend = kind.open(app, limits=WINDOW_OF_4)
-    await eventually(lambda: backend.session._commands._producers)
+    await eventually(lambda: backend.look().senders)
     assert not drained.is_open()
     backend.session.get_task_commands(messages=1)
 
@@ -414,7 +414,7 @@ async def test_drain_is_released_by_a_close(kind: Kind) -> None:
 
     released = kind.gate()
     backend = kind.open(app, limits=WINDOW_OF_4)
-    await eventually(lambda: backend.session._commands._producers)
+    await eventually(lambda: backend.look().senders)
     backend.session.close()
 
     await released.opened()
@@ -436,7 +436,7 @@ async def test_a_drain_that_is_cancelled_leaves_no_waiter_behind(coroutines: Cor
     session = coroutines.open(app, limits=WINDOW_OF_4).session
     await late.opened()
 
-    assert session._commands._producers == []
+    assert session.snapshot(most=0).senders == 0
 
 
 async def test_nothing_is_sent_after_the_close(kind: Kind) -> None:
@@ -455,7 +455,7 @@ async def test_nothing_is_sent_after_the_close(kind: Kind) -> None:
 
     refused: list[str] = []
     backend = kind.open(app)
-    await eventually(lambda: backend.session._main.mailbox.waiters)
+    await eventually(lambda: backend.look().tasks[0].waiting)
     backend.session.close()
     with pytest.raises(SessionClosedException):
         backend.session.send_task_command({"command": "say"})

@@ -129,7 +129,7 @@ async def test_an_abandoned_task_holds_up_no_count(kind: Kind, counts: Counts) -
     await backend.close()
     assert counts() == [0, 0, 0]
     gate.open()
-    await eventually(lambda: not backend.session._tasks)
+    await eventually(lambda: not backend.look().task_count)
 
     assert counts() == [0, 0, 0]
 

@@ -405,7 +405,7 @@ async def test_a_faster_waiter_does_not_overtake_one_that_waited_before_it(corou
     waiting, got, seen = coroutines.gate(), coroutines.gate(), coroutines.gate()
     backend = coroutines.open(app)
     thread: threading.Thread = await waiting.opened()
-    await eventually(lambda: len(backend.session._main.mailbox.waiters) == 2)
+    await eventually(lambda: backend.look().tasks[0].waiters == 2)
     backend.send("one")
     backend.send("two")
     thread.join(LIMIT)  # on the loop's thread: the first waiter cannot run before the second one has
@@ -432,7 +432,7 @@ async def test_in_the_end_a_faster_waiter_leaves_the_last_event_to_one_before_it
     waiting, got, seen = coroutines.gate(), coroutines.gate(), coroutines.gate()
     backend = coroutines.open(app)
     thread: threading.Thread = await waiting.opened()
-    await eventually(lambda: len(backend.session._main.mailbox.waiters) == 2)
+    await eventually(lambda: backend.look().tasks[0].waiters == 2)
     backend.send("one")
     backend.session.end_events()
     thread.join(0.05)  # as long as the loop is blocked, only the second waiter could take it
@@ -465,7 +465,7 @@ async def test_to_thread_waits_for_events_in_a_coroutine_session(coroutines: Cor
     backend = coroutines.open(app)
     backend.send(1)
     await backend.specs(1)
-    await eventually(lambda: backend.session._main.mailbox.waiters)
+    await eventually(lambda: backend.look().tasks[0].waiting)
     backend.send(2)
 
     assert await backend.specs(2) == [1, 2]
@@ -507,7 +507,7 @@ async def test_the_end_of_events_wakes_whoever_waits_and_stays(kind: Kind) -> No
     waiting = kind.gate()
     backend = kind.open(app)
     await waiting.opened()
-    await eventually(lambda: backend.session._main.mailbox.waiters)
+    await eventually(lambda: backend.look().tasks[0].waiting)
     backend.session.end_events()
     backend.session.end_events()
 
@@ -637,7 +637,7 @@ async def test_a_registered_callback_keeps_no_session_open_after_the_end_of_even
     registered = kind.gate()
     backend = kind.open(app)
     await registered.opened()
-    await eventually(lambda: not backend.session._tasks)
+    await eventually(lambda: not backend.look().task_count)
     assert not backend.session.closed()
     backend.session.end_events()
 

@@ -25,7 +25,10 @@ from session_service import (
     get_current_session,
     get_current_task_id,
 )
+from session_service.session import kinds
+from session_service.session.home import here
 from session_service.session.stopwatch import Stopwatch
+from session_service.session.thread import ThreadRunner
 from session_service.window import Window
 
 from .kinds import Backend, CoroutineKind, Kind, eventually
@@ -271,11 +274,11 @@ async def test_a_session_that_could_not_start_is_freed() -> None:
 
     tried: list[weakref.ref[Any]] = []
 
-    class Noted(ThreadSession):
-        def _start(self, *args: Any) -> None:
-            tried.append(weakref.ref(self))
-            super()._start(*args)
+    class Noted(ThreadRunner):
+        def start(self, *args: Any) -> None:
+            tried.append(weakref.ref(args[-1]))
+            super().start(*args)
 
     with pytest.raises(RuntimeError, match="threads"):
-        Noted(app, None, options=SessionOptions(max_threads=1))
+        ThreadSession(app, None, options=SessionOptions(max_threads=1), kind=kinds.Kind(here, Noted()))
     assert [ref() for ref in tried] == [None]

@@ -253,7 +253,7 @@ async def test_what_waits_behind_a_slow_hook_is_bounded_and_ends_with_the_presen
     assert backend.send("there is room")
     gate.open()
     backend.send()
-    await eventually(lambda: backend.session._callbacks.idle)
+    await eventually(lambda: not backend.look().task_count)
 
     assert len(calls) <= 1 + 100 + 2
     assert calls[-2:] == ["detached", "attached"]

@@ -45,7 +45,7 @@ class MailboxMachine(RuleBasedStateMachine):
         self.subject.close(self.mailbox)
         self.turn()
         assert all(wait.done() for wait in self.waits), "a close leaves nobody waiting"
-        assert self.subject._held == self.subject._held_size == 0
+        assert self.subject.held == (0, 0)
         assert not self.mailbox.waiters
         self.loop.close()
 
@@ -103,7 +103,7 @@ class MailboxMachine(RuleBasedStateMachine):
     @invariant()
     def the_window_holds(self) -> None:
         held = [mail.size for mail in self.mailbox.events]
-        assert (self.subject._held, self.subject._held_size) == (len(held), sum(held))
+        assert self.subject.held == (len(held), sum(held))
         assert len(held) <= self.window.messages
         assert sum(held) <= self.window.size or len(held) == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from session_service import (
     SessionOptions,
     get_current_session,
 )
+from session_service.session.current import get_current_task
 from session_service.session.refusals import LONGEST_PAUSE, MOST_REFUSALS, Refusals
 from session_service.testing import run
 from tests.session.kinds import CoroutineKind, Gate, Kind, ThreadKind, eventually
@@ -201,21 +203,23 @@ async def test_a_coroutine_that_swallows_its_cancellation_is_given_up(
     coroutines: CoroutineKind, ask: Ask, reports: Callable[[], list[str]]
 ) -> None:
     async def app(session: AbstractSession) -> None:
+        mine.open(asyncio.current_task())
         if ask is drain:
             session.close()
         await careless(ask, BaseException, stop, [])(session)
 
-    stop = coroutines.gate()
+    stop, mine = coroutines.gate(), coroutines.gate()
     backend = coroutines.open(app, limits=NO_END)
     backend.session.end_events()
 
     assert await backend.ended() is (CloseReason.SERVER if ask is drain else CloseReason.CLIENT)
     assert backend.session.abandoned == 1
     assert len(reports()) == 1
-    assert not backend.session._main.handle.done()
+    task = await mine.opened()
+    assert not task.done()
     stop.open()
-    await eventually(backend.session._main.handle.done)
-    assert (backend.closings, backend.session._tasks) == (1, {})
+    await eventually(task.done)
+    assert (backend.closings, backend.look().task_count) == (1, 0)
 
 
 @pytest.mark.parametrize("catches", [Exception, BaseException])
@@ -224,6 +228,7 @@ async def test_a_thread_that_goes_on_asking_is_reported_and_ends_or_is_given_up(
     threads: ThreadKind, ask: str, catches: type[BaseException], reports: Callable[[], list[str]]
 ) -> None:
     async def app(session: AbstractSession) -> None:
+        mine.open(threading.current_thread())
         if ask == "drain":
             session.close()
         threads.function(careless(waits, catches, stop, []))(session)
@@ -231,7 +236,7 @@ async def test_a_thread_that_goes_on_asking_is_reported_and_ends_or_is_given_up(
     async def waits(session: AbstractSession) -> None:
         getattr(session, ask)()
 
-    stop = threads.gate()
+    stop, mine = threads.gate(), threads.gate()
     backend = threads.open(app, limits=NO_END)
     backend.session.end_events()
 
@@ -241,7 +246,7 @@ async def test_a_thread_that_goes_on_asking_is_reported_and_ends_or_is_given_up(
     [report] = reports()
     for part in (backend.session.id, "main-1", "careless_loop"):
         assert part in report
-    thread = backend.session._main.handle
+    thread = await mine.opened()
     stop.open()
     await eventually(lambda: not thread.is_alive())
 
@@ -251,7 +256,7 @@ async def test_a_thread_that_goes_on_sending_is_reported_and_slowed_down(
     threads: ThreadKind, catches: type[BaseException], reports: Callable[[], list[str]]
 ) -> None:
     async def app(session: AbstractSession) -> None:
-        task.open(get_current_session()._main)
+        task.open(get_current_task())
         session.close()
         threads.function(careless(send, catches, stop, []))(session)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from session_service import CoroutineSession, get_current_session
+from session_service import CoroutineSession, Window, get_current_session
+from session_service.session.mailbox import Mail, Mailbox, Mailroom
 from session_service.session.stopwatch import RESTING, Stopwatch
 
 
@@ -71,3 +72,26 @@ async def test_an_event_that_nobody_takes_any_more_is_given_up() -> None:
     session.close()
     await asyncio.wait_for(ended.wait(), 5)
     assert (times.seconds, times.stopwatch.item) == ([], None)
+
+
+def test_who_is_told_by_the_mailroom_may_ask_it_for_its_lock_is_free() -> None:
+    def look(*_: object) -> None:
+        seen.append(mailroom.held)
+
+    seen: list[tuple[int, int]] = []
+    mailroom, mailbox = Mailroom(Window(2, 100), look), Mailbox()
+    mailroom.stopwatch = Stopwatch(look)
+    for number in range(3):
+        mailroom.put(mailbox, Mail({"event": "say", "task_id": "", "data": number}, 1))
+
+    mailroom.next_in_thread(mailbox, 0)
+    assert seen == [(1, 1), (1, 1)], "there is room, and an event was timed"
+    mailroom.put(mailbox, Mail({"event": "say", "task_id": "", "data": 3}, 1))
+    mailroom.put(mailbox, Mail({"event": "say", "task_id": "", "data": 4}, 1))
+    mailroom.close(mailbox)
+    assert seen[2:] == [(0, 0)]
+    mailroom.put(other := Mailbox(), Mail({"event": "say", "task_id": "", "data": 5}, 1))
+    mailroom.hold(1)
+    assert not mailroom.put(other, Mail({"event": "say", "task_id": "", "data": 6}, 1))
+    mailroom.release([1])
+    assert seen[3:] == [(1, 1)]

@@ -19,12 +19,9 @@ from ...errors import ProtocolError
 from ...host.observers import Observer, SessionView
 from ...session import CloseReason
 from ...session.callbacks import Callback
-from ...session.context import Task
-from ...session.hooks import HOOKS_ID
+from ...session.tasks import Task, TaskKind
 
 __all__ = ["Traces", "configured"]
-
-MAIN_ID = "main-"
 
 
 def configured() -> bool:
@@ -85,7 +82,7 @@ class Traces(Observer):
     def around(self, managed: SessionView, task: Task) -> Iterator[None]:
         """Run a task in the span that is its own; see `AbstractSession`."""
         callback = task.callback
-        if task.id.startswith(MAIN_ID):
+        if task.kind is TaskKind.MAIN:
             # Here, for in a thread session nobody else is sure to be earlier, and this context is the session's.
             span = self._tracer.start_span(
                 f"session {managed.app}", kind=trace.SpanKind.SERVER, attributes=_attributes(managed, task)
@@ -93,7 +90,9 @@ class Traces(Observer):
             self._spans[managed] = span
             with trace.use_span(span):
                 yield
-        elif callback is not None and callback.id != HOOKS_ID and (parent := self._spans.get(managed)) is not None:
+        elif (
+            task.kind is TaskKind.CALLBACK and callback is not None and (parent := self._spans.get(managed)) is not None
+        ):
             caller = self._callers.get(managed)
             span = self._tracer.start_span(
                 f"callback {_name(callback)}",

@@ -19,7 +19,7 @@ import traceback
 from contextvars import Context
 
 from ...errors import SessionNotFoundException
-from ...session.context import current_task
+from ...session.current import current_task
 
 __all__ = ["Watchdog"]
 

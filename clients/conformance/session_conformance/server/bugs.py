@@ -358,7 +358,7 @@ def mistakes_the_reason() -> None:
 
     def mistaken(managed: ManagedSession, session: Any) -> None:
         if session.close_reason is CloseReason.COMPLETED:
-            session.close_reason = CloseReason.SERVER
+            session.work.app.reason = CloseReason.SERVER
         close(managed, session)
 
     _replace(ManagedSession, "_on_session_close", mistaken)
