@@ -7,8 +7,8 @@ Theory of operation, after h11's ``_state.py``. Two machines say where a session
 
 Each has an enum of states, an enum of inputs, and a table with a cell for each pair. A cell says which state is next
 and which act is due; `IGNORED` changes nothing, `DEFECT` raises a `LocalError`, since only a mistake of ours leads
-there, and `UNKNOWN` tells a stream that it has come too late. A machine decides and does nothing: whoever gives it an
-input does the act that it returns, and holds a lock where inputs come from several threads.
+there, and `UNKNOWN` tells a stream that it has come too late. `AppMachine` and `next_link` decide and do nothing:
+whoever gives them an input does the act that they return, and holds a lock where inputs come from several threads.
 
 What the two mean together stands in `JOINT`: what ends a session of which nobody hears any more, and what lets go of
 one that has ended. With `session_service.wire` it is where sequenced streams (protocol D1-D8) and plain ones (P1-P4)
@@ -44,10 +44,12 @@ __all__ = [
     "LinkAct",
     "LinkCell",
     "LinkInput",
-    "LinkMachine",
+    "Standing",
     "Trigger",
     "Whose",
     "consequences",
+    "next_link",
+    "standing",
 ]
 
 
@@ -301,34 +303,19 @@ LINK: Mapping[Link, Mapping[LinkInput, LinkCell | Fixed]] = {
 }
 
 
-class LinkMachine:
-    """Where the link of one session is.
+def next_link(link: Link, given: LinkInput) -> LinkCell:
+    """Return where an input leads a link to, and what is to be done then.
 
-    Attributes:
-        state: that.
-        generation: how many streams there have been.
+    Raises:
+        SessionUnknown: the session was forgotten before the stream could attach.
     """
-
-    __slots__ = ("generation", "state")
-
-    def __init__(self) -> None:
-        self.state = Link.DETACHED
-        self.generation = 0
-
-    def step(self, given: LinkInput) -> LinkAct:
-        """Go to the next state; return what is to be done.
-
-        Raises:
-            SessionUnknown: the session was forgotten before the stream could attach.
-        """
-        cell = LINK[self.state][given]
-        if cell is IGNORED:
-            return LinkAct.NOTHING
-        if not isinstance(cell, LinkCell):
+    match LINK[link][given]:
+        case LinkCell() as cell:
+            return cell
+        case Fixed.UNKNOWN:
             raise SessionUnknown("no session here of this id and token: it has ended, or never was")
-        self.generation += given is LinkInput.ATTACH
-        self.state = cell.state
-        return cell.act
+        case _:
+            return LinkCell(link)
 
 
 # --- both -------------------------------------------------------------------------------------------------------------
@@ -375,3 +362,18 @@ JOINT: Mapping[tuple[bool, Link, bool], Mapping[Trigger, Consequence]] = {
 def consequences(app: App, link: Link, *, sequenced: bool) -> Mapping[Trigger, Consequence]:
     """Return what ends a session in these states, or lets go of it; nothing once it is forgotten."""
     return {} if link is Link.FORGOTTEN else JOINT[app.ended, link, sequenced]
+
+
+class Standing(enum.Enum):
+    """Where a session stands, as people are told."""
+
+    ATTACHED = "a client is attached"
+    DETACHED = "none is"
+    ENDED = "its app has ended, and its client may still have to hear of it"
+
+
+def standing(app: App, link: Link) -> Standing:
+    """Return in short what both states say."""
+    if app.ended:
+        return Standing.ENDED
+    return Standing.ATTACHED if link is Link.ATTACHED else Standing.DETACHED

@@ -25,13 +25,14 @@ from session_service.lifecycle import (
     CloseReason,
     Consequence,
     Link,
-    LinkAct,
     LinkCell,
     LinkInput,
-    LinkMachine,
+    Standing,
     Trigger,
     Whose,
     consequences,
+    next_link,
+    standing,
 )
 
 DESIGN = Path(__file__).parents[1] / "docs" / "design.md"
@@ -60,11 +61,11 @@ def app(*inputs: AppInput) -> AppMachine:
     return machine
 
 
-def link(*inputs: LinkInput) -> LinkMachine:
-    machine = LinkMachine()
+def link(*inputs: LinkInput) -> Link:
+    state = Link.DETACHED
     for given in inputs:
-        machine.step(given)
-    return machine
+        state = next_link(state, given).state
+    return state
 
 
 def test_the_tables_have_a_cell_for_whatever_may_happen() -> None:
@@ -147,28 +148,13 @@ def test_a_state_answers_what_is_asked_of_it() -> None:
 
 @pytest.mark.parametrize(("state", "given"), list(itertools.product(Link, LinkInput)), ids=lambda item: item.name)
 def test_a_link_does_what_its_cell_says(state: Link, given: LinkInput) -> None:
-    machine = link(*LINK_WAYS[state])
-    assert machine.state is state
-    before = machine.generation
+    assert link(*LINK_WAYS[state]) is state
     cell = LINK[state][given]
-
     if cell is UNKNOWN:
         with pytest.raises(SessionUnknown):
-            machine.step(given)
-    elif cell is IGNORED:
-        assert machine.step(given) is LinkAct.NOTHING
+            next_link(state, given)
     else:
-        assert isinstance(cell, LinkCell)
-        assert machine.step(given) is cell.act
-        assert machine.state is cell.state
-        assert machine.generation == before + (given is LinkInput.ATTACH)
-        return
-    assert (machine.state, machine.generation) == (state, before)
-
-
-def test_each_stream_has_a_generation_of_its_own() -> None:
-    machine = link(LinkInput.ATTACH, LinkInput.ATTACH, LinkInput.DETACH_OLDER, LinkInput.DETACH, LinkInput.ATTACH)
-    assert (machine.state, machine.generation) == (Link.ATTACHED, 3)
+        assert next_link(state, given) == (LinkCell(state) if cell is IGNORED else cell)
 
 
 # --- both ---
@@ -188,6 +174,13 @@ def test_a_session_never_stays_for_good_where_nobody_is_attached() -> None:
     for ended, sequenced in itertools.product((False, True), (False, True)):
         assert {Trigger.AT_ONCE, Trigger.RESUME_WINDOW} & JOINT[ended, Link.DETACHED, sequenced].keys()
     assert all(Consequence.FORGET not in JOINT[False, at, sequenced].values() for _, at, sequenced in JOINT)
+
+
+@pytest.mark.parametrize("at", Link)
+@pytest.mark.parametrize("state", App)
+def test_people_are_told_first_of_the_end_and_then_of_the_stream(state: App, at: Link) -> None:
+    expected = Standing.ATTACHED if at is Link.ATTACHED else Standing.DETACHED
+    assert standing(state, at) is (Standing.ENDED if state is App.ENDED else expected)
 
 
 # --- the document ---

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..session import CloseReason
+from ..lifecycle import CloseReason, Link
 from .registry import Registry
 
 __all__ = ["Drain", "Drained"]
@@ -65,7 +65,7 @@ class Drain:
         for managed in rest:
             managed.session.close(reason=CloseReason.SHUTDOWN)
         await self._wait(lambda: all(managed.session.ended for managed in self._sessions), ENDING_TIME)
-        await self._wait(lambda: not any(managed.attached for managed in self._sessions), DELIVERY_TIME)
+        await self._wait(lambda: not any(managed.link is Link.ATTACHED for managed in self._sessions), DELIVERY_TIME)
         lost = list(self._sessions)
         return Drained(len(rest), len(lost), sum(managed.undelivered for managed in lost))
 

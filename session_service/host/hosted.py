@@ -6,7 +6,6 @@ runs on the loop's thread, so an attach is one step: it is checked whole before 
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import secrets
@@ -18,11 +17,13 @@ from typing import Any, Protocol
 from ..config import Config
 from ..delivery import Inbox, Outbox
 from ..errors import ProtocolError, TakenOver
+from ..lifecycle import App, Consequence, Link, LinkAct, LinkInput, Standing, Trigger, consequences, next_link, standing
 from ..payload import EncodedCommand, Format, command_encoder, encode_closed
 from ..session import AbstractSession, CloseReason, Principal, SessionInfo, SessionOptions
 from ..session.stopwatch import Stopwatch
 from ..session.tasks import Task
 from ..window import Window
+from .expiry import Expiry
 from .observers import Observers
 from .requests import Request
 
@@ -35,10 +36,6 @@ MESSAGE_OVERHEAD = 1024
 
 # In characters: a client chooses the text, and the server sends it back.
 LONGEST_CLOSE_MESSAGE = 1000
-
-# How often within an idle timeout it is looked whether anything has happened: so a session lives a quarter of it longer
-# at most, and an event costs nothing for it.
-IDLE_LOOKS = 4
 
 
 class Stream(Protocol):
@@ -71,6 +68,7 @@ class Host:
         options: the limits of each session.
         tell: tells the observers.
         around: what tasks run in, see `AbstractSession`; None for nothing.
+        expiry: has the timers.
         changed: to be called when a session has ended, or lost its stream.
         forget: lets go of a session that has ended.
     """
@@ -79,6 +77,7 @@ class Host:
     options: SessionOptions
     tell: Observers
     around: Around | None
+    expiry: Expiry
     changed: Callable[[], None]
     forget: Callable[[ManagedSession], None]
 
@@ -96,6 +95,7 @@ class ManagedSession:
         inbox: events on their way to the session.
         outbox: commands on their way to the client, ``closed`` as the last.
         request: what a repeat of its open would be known by.
+        link: whether a stream is attached, or nobody will ask for the session any more.
         stream: the one that is attached. It alone may act; this identity is what fences off older ones (A3).
         generation: how many streams there have been.
         command_stalls: how often commands had to wait since the window was full.
@@ -106,15 +106,12 @@ class ManagedSession:
         "__weakref__",
         "_end_requested",
         "_host",
-        "_idle",
-        "_lifetime",
-        "_loop",
-        "_timer",
         "ack_stopwatch",
         "app",
         "command_stalls",
         "generation",
         "inbox",
+        "link",
         "outbox",
         "principal",
         "request",
@@ -142,10 +139,6 @@ class ManagedSession:
     ) -> None:
         config = host.config
         self._host = host
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._lifetime: asyncio.TimerHandle | None = None
-        self._idle: asyncio.TimerHandle | None = None
         self._end_requested = False
         self.token = secrets.token_urlsafe(24) if resumable else ""
         self.app = app
@@ -153,6 +146,7 @@ class ManagedSession:
         self.resumable = resumable
         self.resume_window = resume_window
         self.request: Request | None = None
+        self.link = Link.DETACHED
         self.stream: Stream | None = None
         self.generation = 0
         self.command_stalls = 0
@@ -172,12 +166,7 @@ class ManagedSession:
             principal=principal,
             around=functools.partial(host.around, self) if host.around is not None else None,
         )
-        if (lifetime := config.session_lifetime) > 0:
-            self._lifetime = self._loop.call_later(
-                lifetime, self._expire, f"the session has had its lifetime of {lifetime:g} s"
-            )
-        if config.idle_timeout > 0:
-            self._watch_idle(config.idle_timeout, None, 0)
+        host.expiry.begin(self)
 
     # --- attachments --------------------------------------------------------------------------------------------------
 
@@ -201,10 +190,14 @@ class ManagedSession:
 
         Raises:
             ResumeImpossible: the outbox cannot go on from ``received``; nothing has changed.
+            SessionUnknown: the session is forgotten.
         """
+        link, act = next_link(self.link, LinkInput.ATTACH)
         self.outbox.resume(received)
+        self.link = link
         old, self.stream = self.stream, stream
-        if old is not None:
+        if act is LinkAct.TAKE_OVER:
+            assert old is not None
             takeover = TakenOver(by_same_client=bool(stream.client_id) and stream.client_id == old.client_id)
             old.fail(takeover)
             self._host.tell.detached(self, takeover)
@@ -216,8 +209,7 @@ class ManagedSession:
             heard = self.inbox.taken if resuming else 0  # `resumed` names it, `opened` names nothing
             self.inbox.restart_acks(heard, told=heard)
             self._end_requested = False
-            if not self.session.ended:
-                self._stop_timer()
+            self._settle()
         self.generation += 1
         if info is not None:
             self.session.info = info
@@ -226,20 +218,19 @@ class ManagedSession:
 
     def detach(self, stream: Stream, error: ProtocolError | None = None) -> None:
         """Note that a stream is lost: of a plain session that is the end. An older stream's end changes nothing."""
-        if self.stream is not stream:
+        current = self.stream is stream
+        self.link = next_link(self.link, LinkInput.DETACH if current else LinkInput.DETACH_OLDER).state
+        if not current:
             return
         self.stream = None
         self._host.tell.detached(self, error)
+        if self.link is Link.FORGOTTEN:  # `forget` does the rest
+            return
         self.inbox.drop_waiting()
         self._end_requested = False
-        if self.session.ended:
-            if not self.resumable:
-                self._host.forget(self)
-        elif self.resumable:
-            self._start_timer()
+        self._settle()
+        if not self.session.closed():
             self.session.notify_detach()
-        else:
-            self.session.close(reason=CloseReason.CLIENT)
         self._host.changed()
 
     # --- events -------------------------------------------------------------------------------------------------------
@@ -291,8 +282,11 @@ class ManagedSession:
             ProtocolViolation: it has not been sent yet (D3).
         """
         if self.outbox.ack(sequence):
-            if self.session.ended and self.resumable:
-                self._progress_after_end()
+            if self.session.ended:
+                if self.outbox.final and self.outbox.empty:
+                    self.come_about(Trigger.ALL_ACKED)
+                else:
+                    self._settle(anew=True)  # A7: a resume window has to pass without any progress
             stopwatch = self.ack_stopwatch
             if stopwatch is not None and isinstance(stopwatch.item, int) and sequence >= stopwatch.item:
                 stopwatch.stop()
@@ -301,21 +295,43 @@ class ManagedSession:
 
     def forget(self) -> None:
         """Let go of everything; called by the manager."""
-        self._stop_timer()
-        self._stop_limits()
-        if self.stream is not None:
+        self.link, act = next_link(self.link, LinkInput.FORGET)
+        self._host.expiry.settle(self, {})
+        if act is LinkAct.END_STREAM:
+            assert self.stream is not None
             self.stream.forgotten()
         # Code of the app that has not unwound may keep the session, which may hold megabytes.
         self.inbox.drop_waiting()
         self.outbox.drop()
         self.session.get_task_commands()
 
-    def _progress_after_end(self) -> None:
-        # A7: forgotten once everything is acknowledged, or when a resume window has passed without any progress.
-        if self.outbox.final and self.outbox.empty:
+    def come_about(self, trigger: Trigger, message: str = "") -> None:
+        """Do what follows from a trigger in the states of now; nothing where they say nothing of it.
+
+        Args:
+            trigger: what has come about.
+            message: for the client.
+        """
+        app = App.ENDED if self.session.ended else App.RUNNING
+        consequence = consequences(app, self.link, sequenced=self.resumable).get(trigger)
+        if consequence is Consequence.EXPIRE:
+            if message:
+                logger.info("session %s: closed, for %s", self.session.id, message)
+            self.session.close(reason=CloseReason.EXPIRED, message=message)
+        elif consequence is Consequence.HANG_UP:
+            self.session.close(reason=CloseReason.CLIENT)
+        elif consequence is Consequence.FORGET:
+            if trigger is Trigger.RESUME_WINDOW:
+                logger.info("session %s: forgotten with %d commands undelivered", self.session.id, self.undelivered)
             self._host.forget(self)
-        else:
-            self._start_timer()
+
+    def _settle(self, *, anew: bool = False) -> None:
+        """Do what the states of now call for at once, and have the timers that they call for."""
+        app = App.ENDED if self.session.ended else App.RUNNING
+        due = consequences(app, self.link, sequenced=self.resumable)
+        self._host.expiry.settle(self, due, anew=anew)
+        if Trigger.AT_ONCE in due:
+            self.come_about(Trigger.AT_ONCE)
 
     def _on_task_command(self, _: AbstractSession) -> None:
         if self.stream is not None:
@@ -327,63 +343,24 @@ class ManagedSession:
             self.stream.events_taken()
 
     def _on_session_close(self, _: AbstractSession) -> None:
-        self._stop_limits()
         self._host.tell.ended(self)
         self._host.changed()
-        if self.resumable:
-            self._start_timer()
-        elif self.stream is None:
-            self._host.forget(self)
+        self._settle(anew=True)
         if self.stream is not None:
             self.stream.wake()
 
-    def _start_timer(self) -> None:
-        self._stop_timer()
-        self._timer = self._loop.call_later(self.resume_window, self._on_timer)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _on_timer(self) -> None:
-        if self.session.ended:
-            logger.info("session %s: forgotten with %d commands undelivered", self.session.id, self.undelivered)
-            self._host.forget(self)
-        else:
-            self.session.close(reason=CloseReason.EXPIRED)
-
-    def _watch_idle(self, timeout: float, seen: object, looks: int) -> None:
-        progress = (
-            self.generation,
-            self.inbox.taken,
-            self.outbox.last,
-            self.outbox.acked,
-            self.session.pending_commands,
-        )
-        looks = looks + 1 if progress == seen else 0
-        if looks == IDLE_LOOKS:
-            self._expire(f"the session has been idle for {timeout:g} s")
-        else:
-            self._idle = self._loop.call_later(timeout / IDLE_LOOKS, self._watch_idle, timeout, progress, looks)
-
-    def _expire(self, message: str) -> None:
-        logger.info("session %s: closed, for %s", self.session.id, message)
-        self._stop_limits()
-        self.session.close(reason=CloseReason.EXPIRED, message=message)
-
-    def _stop_limits(self) -> None:
-        for timer in (self._lifetime, self._idle):
-            if timer is not None:
-                timer.cancel()
-        self._lifetime = self._idle = None
+    @property
+    def progress(self) -> object:
+        """Equal to what it was where neither side has said a thing since."""
+        inbox, outbox = self.inbox, self.outbox
+        return self.generation, inbox.taken, outbox.last, outbox.acked, self.session.pending_commands
 
     # --- for observers ------------------------------------------------------------------------------------------------
 
     @property
-    def attached(self) -> bool:
-        """Whether a stream is attached."""
-        return self.stream is not None
+    def standing(self) -> Standing:
+        """Where it stands, as people are told."""
+        return standing(App.ENDED if self.session.ended else App.RUNNING, self.link)
 
     @property
     def client_id(self) -> str:

@@ -31,6 +31,7 @@ from ..session import (
 from ..session.app import check_app, is_coroutine_function
 from ..window import Window
 from .drain import Drain, Drained
+from .expiry import Expiry
 from .hosted import Around, Host, ManagedSession
 from .observers import Observer, Observers
 from .quota import Quotas, Rate
@@ -92,7 +93,8 @@ class SessionManager:
             debug=config.debug,
         )
         self._tell = Observers(self.observers)
-        self._host = Host(config, options, self._tell, around, self._drain.changed.set, self.forget)
+        expiry = Expiry(config.session_lifetime, config.idle_timeout)
+        self._host = Host(config, options, self._tell, around, expiry, self._drain.changed.set, self.forget)
 
     def __len__(self) -> int:
         return len(self._sessions)

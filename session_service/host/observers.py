@@ -8,7 +8,7 @@ from typing import Any, Generic, ParamSpec, Protocol
 
 from ..delivery import Inbox, Outbox
 from ..errors import ProtocolError
-from ..lifecycle import CloseReason
+from ..lifecycle import CloseReason, Standing
 from ..session import SessionInfo
 from ..session.snapshot import SessionSnapshot
 from ..session.stopwatch import Stopwatch
@@ -60,7 +60,7 @@ class SessionView(Protocol):
         resumable: whether it outlives its stream.
         resume_window: seconds that it is kept detached, or ended and undelivered.
         generation: how many streams there have been.
-        attached: whether a stream is attached.
+        standing: where it stands, as people are told.
         client_id: what the client of the stream that is attached calls itself; empty where none is.
         inbox: events on their way to the session.
         outbox: commands on their way to the client.
@@ -81,7 +81,7 @@ class SessionView(Protocol):
     @property
     def generation(self) -> int: ...  # noqa: D102
     @property
-    def attached(self) -> bool: ...  # noqa: D102
+    def standing(self) -> Standing: ...  # noqa: D102
     @property
     def client_id(self) -> str: ...  # noqa: D102
     @property

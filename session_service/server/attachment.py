@@ -184,7 +184,8 @@ class Attachment:
             self.fail(as_error(error))
         finally:
             self._timer.cancel()
-            self._end()
+            if not self._over:
+                self._end()
         return self._error
 
     # --- what the session and the manager say -------------------------------------------------------------------------
@@ -258,7 +259,7 @@ class Attachment:
             return None
         if self._controls:
             response, self._controls = self._controls[0], self._controls[1:]
-            self._more = bool(self._controls) or managed.starved or managed.session.ended
+            self._more = bool(self._controls) or managed.session.ended or managed.starved
             self._add_ack(managed, response)
             return response.SerializeToString()
         managed.feed()

@@ -374,7 +374,8 @@ def test_of_a_session_that_has_ended_no_timer_is_left() -> None:
         managed.session.close()
         await asyncio.sleep(10)
         assert managed.session.ended
-        assert (managed._lifetime, managed._idle) == (None, None)
+        expiry = managed._host.expiry
+        assert (expiry._lifetimes, expiry._idle) == ({}, {})
         assert managed.session.close_reason is CloseReason.SERVER
 
     in_virtual_time(scenario, idle_timeout=100, session_lifetime=50)

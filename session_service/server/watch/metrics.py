@@ -21,7 +21,7 @@ import grpc
 from ...errors import PROTOCOL_ERRORS, PrincipalMismatch, ProtocolError, ResumeImpossible, SessionUnknown, TakenOver
 from ...host import SessionManager
 from ...host.observers import Observer, SessionView
-from ...session import CloseReason
+from ...lifecycle import CloseReason, Standing
 from ...session.stopwatch import Stopwatch
 from ..auth.reload import Reloading
 from .watchdog import Watchdog
@@ -53,8 +53,6 @@ LAG_INTERVAL = 0.25
 ENDED, LOST = "ENDED", "LOST"
 
 REASONS = [kind.reason for kind in PROTOCOL_ERRORS]
-
-STATES = ("attached", "detached", "ended")
 
 # Who has taken a session over.
 SAME, OTHER = "same_client", "other_client"
@@ -229,7 +227,7 @@ class Metrics(Observer, Collector):
         if error is not None:
             reason = error.reason
         else:
-            reason = ENDED if managed.session.ended else LOST
+            reason = ENDED if managed.standing is Standing.ENDED else LOST
         self._detached[managed.app, reason] += 1
         if isinstance(error, TakenOver):
             self._takeovers[SAME if error.by_same_client else OTHER] += 1
@@ -280,8 +278,8 @@ class Metrics(Observer, Collector):
             totals = {app: list(counts) for app, counts in self._reported.items()}
 
         yield _gauge("build_info", "What runs: 1, and its versions as labels.", {_BUILD: 1.0}, *_BUILD_LABELS)
-        states = Counter({(app, state): 0 for app in self._apps for state in STATES})
-        states.update((managed.app, _state(managed)) for managed in sessions)
+        states = Counter({(app, state.name.lower()): 0 for app in self._apps for state in Standing})
+        states.update((managed.app, managed.standing.name.lower()) for managed in sessions)
         yield _gauge("sessions", "Sessions by what they do.", states, "app", "state")
         yield _gauge("sessions_limit", "The most sessions at once.", {(): manager.config.max_sessions})
         undelivered = Counter(dict.fromkeys(self._apps, 0))
@@ -353,12 +351,6 @@ class MetricsEndpoint:
     def _close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-
-
-def _state(managed: SessionView) -> str:
-    if managed.session.ended:
-        return "ended"
-    return "attached" if managed.attached else "detached"
 
 
 def _totals(totals: Mapping[str, list[int]]) -> Iterator[Metric]:

@@ -15,6 +15,7 @@ from google.protobuf import timestamp_pb2
 
 from ...errors import ProtocolError
 from ...host.observers import Observer, SessionView
+from ...lifecycle import Standing
 from ...v1 import admin_pb2 as pb
 from ...v1 import session_pb2
 
@@ -62,9 +63,7 @@ class Record:
     @property
     def state(self) -> pb.SessionState.ValueType:
         """Where the session stands."""
-        if self.managed.session.ended:
-            return pb.SESSION_STATE_ENDED
-        return pb.SESSION_STATE_ATTACHED if self.managed.attached else pb.SESSION_STATE_DETACHED
+        return pb.SessionState.Value(f"SESSION_STATE_{self.managed.standing.name}")
 
 
 class Watcher:
@@ -155,7 +154,7 @@ class Records(Observer):
         self._tell(managed, pb.SESSION_CHANGE_ATTACHED)
 
     def detached(self, managed: SessionView, error: ProtocolError | None) -> None:  # noqa: D102
-        reason = error.reason if error is not None else "ENDED" if managed.session.ended else "LOST"
+        reason = error.reason if error is not None else "ENDED" if managed.standing is Standing.ENDED else "LOST"
         attachment = self._records[managed.session.id].attachments[-1]
         attachment.detach_time.CopyFrom(now())
         attachment.detach_reason = reason

@@ -16,6 +16,7 @@ from session_service.delivery import Inbox, Outbox
 from session_service.errors import ProtocolError, SequenceGap, SessionLimit, SessionUnknown, TakenOver
 from session_service.host import ManagedSession, SessionManager
 from session_service.host.requests import Requests
+from session_service.lifecycle import Link
 from session_service.server import attachment, farewell, service, statuses
 from session_service.server.attachment import Attachment
 from session_service.server.farewell import Farewell
@@ -295,7 +296,7 @@ def keeps_plain_sessions() -> None:
         if managed.resumable or managed.session.ended:
             close(managed, stream, *error)
         elif managed.stream is stream:
-            managed.stream = None
+            managed.stream, managed.link = None, Link.DETACHED
 
     _replace(ManagedSession, "detach", detach)
 
@@ -308,7 +309,7 @@ def lets_anything_prolong() -> None:
     def prolonging(managed: ManagedSession, sequence: int) -> None:
         ack(managed, sequence)
         if managed.session.ended and managed.resumable and not managed.outbox.empty:
-            managed._start_timer()
+            managed._settle(anew=True)
 
     _replace(ManagedSession, "ack", prolonging)
 
