@@ -22,6 +22,7 @@ from ..payload import EncodedCommand, Format, command_encoder, encode_closed
 from ..session import AbstractSession, CloseReason, Principal, SessionInfo, SessionOptions
 from ..session.stopwatch import Stopwatch
 from ..session.tasks import Task
+from ..session_logger import SessionLogger
 from ..window import Window
 from .expiry import Expiry
 from .observers import Observers
@@ -316,13 +317,14 @@ class ManagedSession:
         consequence = consequences(app, self.link, sequenced=self.resumable).get(trigger)
         if consequence is Consequence.EXPIRE:
             if message:
-                logger.info("session %s: closed, for %s", self.session.id, message)
+                SessionLogger(logger, self.session.id).info("closed, for %s", message)
             self.session.close(reason=CloseReason.EXPIRED, message=message)
         elif consequence is Consequence.HANG_UP:
             self.session.close(reason=CloseReason.CLIENT)
         elif consequence is Consequence.FORGET:
             if trigger is Trigger.RESUME_WINDOW:
-                logger.info("session %s: forgotten with %d commands undelivered", self.session.id, self.undelivered)
+                about = SessionLogger(logger, self.session.id)
+                about.info("forgotten with %d commands undelivered", self.undelivered)
             self._host.forget(self)
 
     def _settle(self, *, anew: bool = False) -> None:

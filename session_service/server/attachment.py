@@ -31,6 +31,7 @@ from ..errors import (
 from ..host import ManagedSession, SessionManager
 from ..host.quota import Rate
 from ..session import Principal, SessionInfo, get_session_info_from_headers
+from ..session_logger import SessionLogger
 from ..v1 import session_pb2 as pb
 from ..window import Window
 from .statuses import as_error
@@ -464,9 +465,8 @@ class Attachment:
         if managed is None:
             return
         self._close_seen = True
-        logger.info(
-            "session %s: its client closes it%s: %.200r", managed.session.id, " now" * request.now, request.reason
-        )
+        now = " now" if request.now else ""
+        SessionLogger(logger, managed.session.id).info("its client closes it%s: %.200r", now, request.reason)
         if request.now:
             managed.close_now(request.reason)
         else:
