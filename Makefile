@@ -75,6 +75,16 @@ QUICK_TESTS := tests/delivery tests/session tests/testing tests/test_*.py
 test: setup ## Run the tests; QUICK=1: the inner loop; ARGS="tests/delivery -x" is handed to pytest
 	$(BIN)/pytest $(or $(ARGS),-n $(WORKERS) --dist worksteal $(if $(QUICK),$(QUICK_TESTS)))
 
+# Those that run most of the code in their own process; the others start servers of their own, and take long.
+COVERED := tests/session tests/delivery tests/payload tests/testing tests/protocol tests/client tests/server $(wildcard tests/test_*.py)
+# What is pure is reached whole.
+WHOLE := */session_service/delivery/*,*/session_service/payload/*,*/session_service/lifecycle.py
+
+.PHONY: coverage
+coverage: setup ## Measure the lines and branches that the faster tests reach; fail where they are less than they were
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal --cov $(COVERED)
+	$(BIN)/coverage report --include='$(WHOLE)' --fail-under=100
+
 .PHONY: test-image
 test-image: setup ## Build the image and test its containers, by docker, podman or what IMAGE_RUNNER names
 	$(BIN)/pytest tests/image $(ARGS)
@@ -188,7 +198,7 @@ tools: ## Find or install Go, Node.js, grpcurl, nginx and HAProxy, which some te
 
 .PHONY: clean
 clean: ## Remove the environments and whatever else was made here
-	rm -rf $(VENV) $(PROTOS_VENV) $(BENCH_VENV) .tools build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PROTOS_VENV) $(BENCH_VENV) .tools build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 CONFORMANCE_KIT := PYTHONPATH=clients/conformance $(BIN)/python -m session_conformance
