@@ -185,8 +185,7 @@ class Attachment:
             self.fail(as_error(error))
         finally:
             self._timer.cancel()
-            if not self._over:
-                self._end()
+            self._end()
         return self._error
 
     # --- what the session and the manager say -------------------------------------------------------------------------
