@@ -29,6 +29,9 @@ BATCH_SIZE = 256 * 1024
 # What a message keeps free for its other parts.
 MESSAGE_OVERHEAD = 1024
 
+# Of these, the most that a sequence, an ack and the frame of a close take.
+NUMBERS = 32
+
 # In characters; the server cuts it there, too.
 LONGEST_REASON = 1000
 
@@ -269,7 +272,8 @@ class Conversation:
             return pb.AttachRequest(close=self._close).SerializeToString()
         if not self.attached:
             return None
-        first, events = (0, []) if self.held else self.outbox.take(BATCH_SIZE)
+        most = min(BATCH_SIZE, self._max_message - MESSAGE_OVERHEAD)
+        first, events = (0, []) if self.held else self.outbox.take(most, payload.FRAME)
         head = pb.AttachRequest()
         if self.resumable:
             if events:
@@ -278,10 +282,15 @@ class Conversation:
                 head.ack = self.inbox.ack()
         else:
             self.outbox.ack(self.outbox.sent)
-        if self._close is not None and not self._close_written and (self._close.now or not self.outbox.waiting):
-            self._close_written = True
-            head.close.CopyFrom(self._close)
-        data = head.SerializeToString() + b"".join(events)
+        data = b"".join(events)
+        close = self._close
+        if close is not None and not self._close_written and (close.now or not self.outbox.waiting):
+            # Its reason may be long: where that has no room it waits for the next message.
+            fits = not events or len(data) + close.ByteSize() + NUMBERS <= self._max_message
+            if fits:
+                self._close_written = True
+                head.close.CopyFrom(close)
+        data = head.SerializeToString() + data
         return data if data or heartbeat else None
 
     def end_stream(self) -> None:
