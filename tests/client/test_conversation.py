@@ -228,6 +228,22 @@ def test_events_are_numbered_from_one_and_go_in_one_batch() -> None:
     assert sent(client).first_sequence == 3
 
 
+def test_while_it_is_suspected_the_first_event_goes_alone_until_it_is_acknowledged() -> None:
+    client = conversation()
+    open_(client)
+    for value in ("a", "b", "c"):
+        client.send("say", value, "")
+    sent(client)
+    client.end_stream()
+    resume(client)
+    client.suspect = 1
+    assert events_of(sent(client)) == ["a"]
+    assert written(client) is None
+    assert not events_of(sent(client, heartbeat=True))
+    receive(client, ack=1)
+    assert events_of(sent(client)) == ["b", "c"]
+
+
 def test_a_large_event_goes_alone() -> None:
     client = conversation()
     open_(client)

@@ -110,6 +110,7 @@ class Conversation:
         draining: the server has said that it shuts down.
         failed: the error that the current stream is about to end with; None without one.
         held: events are held back: one may be what breaks the streams (D7).
+        suspect: the event that it may be, which goes alone until it is acknowledged; 0 where none is suspected.
         may_run: an open was written, and no answer has said that it opened nothing.
         given_up: nobody wants what was opened (A6).
         heartbeat_interval: seconds of silence after which an empty message is due.
@@ -126,6 +127,7 @@ class Conversation:
         self.draining = False
         self.failed: status_pb2.Status | None = None
         self.held = False
+        self.suspect = 0
         self.may_run = False
         self.given_up = False
         self.heartbeat_interval = 25.0
@@ -272,8 +274,7 @@ class Conversation:
             return pb.AttachRequest(close=self._close).SerializeToString()
         if not self.attached:
             return None
-        most = min(BATCH_SIZE, self._max_message - MESSAGE_OVERHEAD)
-        first, events = (0, []) if self.held else self.outbox.take(most, payload.FRAME)
+        first, events = self._take_events()
         head = pb.AttachRequest()
         if self.resumable:
             if events:
@@ -293,9 +294,18 @@ class Conversation:
         data = head.SerializeToString() + data
         return data if data or heartbeat else None
 
+    def _take_events(self) -> tuple[int, list[bytes]]:
+        outbox = self.outbox
+        if self.held or outbox.acked < self.suspect <= outbox.sent:
+            return 0, []
+        alone = outbox.acked < self.suspect
+        most = 0 if alone else min(BATCH_SIZE, self._max_message - MESSAGE_OVERHEAD)
+        return outbox.take(most, payload.FRAME)
+
     def end_stream(self) -> None:
         """Forget what was so on the stream that has ended."""
         self.attached = self.held = False
+        self.suspect = 0
         self.failed = None
 
     def receive(self, data: bytes) -> None:
