@@ -8,8 +8,9 @@ import inspect
 import threading
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..errors import SessionException
 from .app import check_result, is_coroutine_function
 from .current import current_task
 from .deferred import call_on_loop
@@ -118,6 +119,15 @@ class CoroutineRunner:
                 return await self._next_event(work, task)
         except TimeoutError:
             raise TimeoutError(f"no event within {timeout} s") from None
+        except TypeError:  # the timeout is no number
+            await asyncio.sleep(0)
+            raise
+
+    def refuse(self, work: Work, error: SessionException) -> Any:
+        """See `Runner`; on the loop it is raised after a turn, for whoever catches it may come at once again."""
+        if threading.get_ident() != work.home.thread:
+            raise error
+        return _raise_after_a_turn(error)
 
     def drain(self, work: Work) -> Any:
         """See `Runner`."""
@@ -143,3 +153,8 @@ class CoroutineRunner:
     async def defer(self, work: Work, func: Deferred, context: contextvars.Context) -> BaseException | None:
         """See `Runner`."""
         return await call_on_loop(func, context, work.options.deferred_timeout)
+
+
+async def _raise_after_a_turn(error: SessionException) -> NoReturn:
+    await asyncio.sleep(0)
+    raise error

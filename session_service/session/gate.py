@@ -45,8 +45,24 @@ class Gate:
         if closed:
             raise SessionClosedException("the session is closed")
 
-    def check_call(self, task: Task | None) -> None:
-        """Check like `check_open`, for a call that is no wait: on the loop it cannot suspend."""
+    def check_call(self, task: Task | None) -> bool:
+        """Check like `check_open`, for a call that is no wait: on the loop it cannot suspend.
+
+        Returns:
+            Whether the call is to be made; see `hear`.
+        """
+        if not self.hear(task):
+            return False
+        self.check_open(task or current_task.get())
+        return True
+
+    def hear(self, task: Task | None) -> bool:
+        """Note a call that is no wait, and slow a thread down that makes it when all is over.
+
+        Returns:
+            Whether the call is to be made. No longer by a task on the loop that was given up: were it raised to, one
+            that catches everything would never come to a wait of its own, and hold the loop for good.
+        """
         task = task or current_task.get()
         on_loop = self._ending.home.inside
         if self._ending.app.state.closed or (task is not None and task.cancelled and not on_loop):
@@ -54,7 +70,9 @@ class Gate:
             pause = self.refuse(task, cancel=on_loop)
             if not on_loop:
                 time.sleep(pause)
-        self.check_open(task)
+            elif task is not None and task.refusals is not None and task.refusals.rounds > 1:
+                return False
+        return True
 
     def refuse(self, task: Task | None, *, cancel: bool = True) -> float:
         """Note that a task asks for what it could know to be over; return for how many seconds it shall be held.

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..errors import SessionException
 from .mailbox import ClientEvent, Mailbox
 from .tasks import Task
 from .waiter import ThreadWaiter
@@ -60,6 +61,9 @@ class Runner(Protocol):
 
     def next_event(self, work: Work, task: Task, timeout: float | None) -> Any:
         """Wait for the next event of a task: what `AbstractSession.next_client_event` returns."""
+
+    def refuse(self, work: Work, error: SessionException) -> Any:
+        """Raise ``error``, as a wait does."""
 
     def drain(self, work: Work) -> Any:
         """Wait for room: what `AbstractSession.drain` returns."""

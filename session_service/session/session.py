@@ -22,6 +22,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import payload
+from ..errors import SessionNotFoundException
 from ..lifecycle import AppInput, CloseReason
 from .backend import Around, Backend, SessionHook
 from .callbacks import Click
@@ -146,8 +147,9 @@ class Session(AbstractSession):
         work, task = self.work, current_task.get()
         if task is not None and task.owner is not self._ref:
             task = None
-        if self.work.app.state.closed or (task is not None and task.cancelled):
-            work.gate.check_call(task)
+        over = self.work.app.state.closed or (task is not None and task.cancelled)
+        if over and not work.gate.check_call(task):
+            return
         task_id = command.get("task_id") or (task or work.tasks.main).id
         item, size = self._encode(name, task_id, command.get("spec"))
         if threading.get_ident() == work.home.thread:
@@ -160,10 +162,12 @@ class Session(AbstractSession):
             work.gate.check_open(task)
 
     def next_client_event(self, timeout: float | None = None) -> Any:
-        task = current_task.get()
+        task, work = current_task.get(), self.work
         if task is None or task.owner is not self._ref:
-            task = get_own_task(self._ref, self.id)
-        work = self.work
+            try:
+                task = get_own_task(self._ref, self.id)
+            except SessionNotFoundException as error:
+                return work.runner.refuse(work, error)
         return work.runner.next_event(work, task, timeout)
 
     def drain(self) -> Any:
@@ -178,13 +182,14 @@ class Session(AbstractSession):
 
     def defer_call(self, func: F) -> F:
         self.work.runner.check(func, sync=True, coroutine=True)
-        self.work.ending.defer(func)
+        if not self.work.app.state.ended or self.work.gate.hear(None):
+            self.work.ending.defer(func)
         return func
 
     def run_task(self, func: Callable[..., Any], *args: Any) -> TaskHandle:
         self.work.runner.check(func)
-        self.work.gate.check_call(None)
-        return TaskHandle(self.work.start(func, args))
+        given_up = None if self.work.gate.check_call(None) else current_task.get()
+        return TaskHandle(given_up or self.work.start(func, args))
 
     def on_attach(self, hook: F) -> F:
         self.work.runner.check(hook, sync=True)

@@ -7,8 +7,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..errors import SessionException
 from .app import check_result, is_coroutine_function
 from .current import current_task
 from .deferred import call_in_thread, call_on_loop
@@ -79,6 +80,10 @@ class ThreadRunner:
         """See `Runner`."""
         _check_may_block(work, "next_client_event")
         return next_event_in_thread(work, task, timeout)
+
+    def refuse(self, work: Work, error: SessionException) -> NoReturn:
+        """See `Runner`."""
+        raise error
 
     def drain(self, work: Work) -> None:
         """See `Runner`."""

@@ -135,7 +135,8 @@ class Work:
         if unknown:
             raise TypeError(f"register_callback has no option {', '.join(sorted(unknown))}")
         self.runner.check(func, sync=True)
-        self.gate.check_call(None)
+        if not self.gate.check_call(None):
+            return self.tasks.next_callback_id()  # that of nothing
         serial, mutex = options.get("serial_mode", False), options.get("mutex_mode", False)
         entry = Callback(self.tasks.next_callback_id(), func, serial, mutex)
         with self.tasks.lock:

@@ -46,6 +46,7 @@ class Watch:
         self.interrupt = self._runner.interrupt
         self.awaited = self._runner.awaited
         self.where = self._runner.where
+        self.refuse = self._runner.refuse
         self.drain = self._runner.drain
 
     # --- for the test -------------------------------------------------------------------------------------------------

@@ -55,6 +55,95 @@ CARELESS = """
                 pass
 """
 
+SWALLOWS = """
+    import asyncio
+    from session_service import get_current_session
+
+    async def other():
+        pass
+
+    async def sends():
+        session = get_current_session()
+        while True:
+            try:
+                session.send_task_command({"command": "tick"})
+                await asyncio.sleep(0.01)
+            except:
+                pass
+
+    async def spawns():
+        session = get_current_session()
+        while True:
+            try:
+                session.run_task(other)
+                await asyncio.sleep(0.01)
+            except:
+                pass
+
+    async def registers():
+        session = get_current_session()
+        while True:
+            try:
+                session.register_callback(print)
+                await asyncio.sleep(0.01)
+            except:
+                pass
+
+    async def defers():
+        session = get_current_session()
+
+        async def child():
+            while True:
+                try:
+                    session.defer_call(print)
+                    await asyncio.sleep(0.01)
+                except:
+                    pass
+
+        task = asyncio.create_task(child())
+        await asyncio.sleep(0.01)
+        await session.next_client_event()
+
+    async def mistakes():
+        session = get_current_session()
+        while True:
+            try:
+                await session.next_client_event(timeout="5")
+            except Exception:
+                pass
+
+    async def stray():
+        import contextvars
+        session = get_current_session()
+
+        async def child():
+            while True:
+                try:
+                    await session.next_client_event()
+                except Exception:
+                    pass
+
+        task = asyncio.create_task(child(), context=contextvars.Context())
+        await session.next_client_event()
+"""
+
+
+@pytest.mark.parametrize("app", ["sends", "spawns", "registers", "defers", "mistakes", "stray"])
+async def test_an_app_that_swallows_everything_holds_nobody_up(program: Program, app: str) -> None:
+    program.write(SWALLOWS)
+    program.write(ECHO, "echo.py")
+    served = await program.serve("--shutdown-grace", "0.5", "echo:echo", f"apps:{app}")
+    other = await opened(served)
+    lost = await opened(served, app)
+    assert await echoed(other, "both") == "both"
+    lost.cancel()
+    for text in ("one", "two"):
+        assert await served.health() == "SERVING"
+        assert await echoed(other, text) == text
+    served.signal()
+    assert await served.exit_code() == 0
+
+
 APPS = ["waits", "insists", "waits_in_thread", "insists_in_thread"]
 
 

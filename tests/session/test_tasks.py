@@ -45,9 +45,11 @@ async def test_outside_of_a_session_there_is_none(kind: Kind) -> None:
 
     session = kind.open(app).session
 
-    for ask in (get_current_session, get_current_task_id, session.get_current_session, session.next_client_event):
+    for ask in (get_current_session, get_current_task_id, session.get_current_session):
         with pytest.raises(SessionNotFoundException, match="outside every task"):
             ask()
+    with pytest.raises(SessionNotFoundException, match="outside every task"):
+        await kind.next_event(session)
 
 
 async def test_the_class_of_the_other_kind_finds_the_current_session_too(kind: Kind) -> None:
