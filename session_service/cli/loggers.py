@@ -28,13 +28,20 @@ class KeptLogger(logging.Logger):
         return level >= self.getEffectiveLevel()
 
     def handle(self, record: logging.LogRecord) -> None:
-        """Hand a record to the handlers."""
+        """Hand a record to the handlers, if the filters let it through; what they raise is told, and goes no further.
+
+        They are an app's, and who logs is the server, which would fail where it only wants to say something.
+        """
         self.disabled = False
-        super().handle(record)
+        try:
+            super().handle(record)
+        except BaseException as error:
+            if logging.raiseExceptions:  # as a handler of Python's own does it
+                _tell(f"a handler or a filter of the logger {record.name}, or of one above it, raised", error)
 
 
 class ServerLogger(KeptLogger):
-    """Logs to the handler of the server's, whatever its level, its handlers and those above it have become.
+    """Logs to the handler of the server's, whatever its level, filters and handlers and those above it have become.
 
     Handlers that somebody gives to the logger ``session_service`` get the records as well; those of the root logger do
     not, or what an app sends from there to stderr would stand there twice.
@@ -68,15 +75,24 @@ class ServerLogger(KeptLogger):
         record.__dict__.update(extra or {})
         return record
 
-    def callHandlers(self, record: logging.LogRecord) -> None:
+    def handle(self, record: logging.LogRecord) -> None:
         """Write a record, and then hand it to the handlers that there are."""
         self.output.handle(record)
+        super().handle(record)
+
+    def callHandlers(self, record: logging.LogRecord) -> None:
+        """Hand a record to the handlers."""
         top: logging.Logger = self
         while isinstance(top.parent, ServerLogger):
             top = top.parent
         top.propagate = False
         if self.hasHandlers():  # else logging would write it to stderr, as its last resort
             super().callHandlers(record)
+
+
+def _tell(text: str, error: BaseException) -> None:
+    trace = (type(error), error, error.__traceback__)
+    ServerLogger.output.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, text, None, trace))
 
 
 def seal() -> None:

@@ -100,6 +100,35 @@ SILENCE = {
             def isEnabledFor(self, level): return False
         logging.setLoggerClass(Silent)
     """,
+    "a handler of session_service with a filter that raises": """
+        class Request(logging.Filter):
+            def filter(self, record):
+                raise LookupError("no request here")
+        logging.config.dictConfig({
+            "version": 1,
+            "filters": {"request": {"()": Request}},
+            "handlers": {"h": {"class": "logging.StreamHandler", "filters": ["request"]}},
+            "root": {"handlers": ["h"], "level": "DEBUG"},
+            "loggers": {"session_service": {"handlers": ["h"]}, "asyncio": {"handlers": ["h"]}},
+        })
+    """,
+    "handlers that raise": """
+        class Broken(logging.Handler):
+            def emit(self, record):
+                raise SystemExit("no place to write to")
+        for name in ("session_service", "session_service.session.base", "grpc", None):
+            logging.getLogger(name).addHandler(Broken())
+    """,
+    "each logger with a filter that raises": OF_ALL
+    + """
+            logger.addFilter(lambda record: record.nothing)
+    """,
+    "each logger, the root, and its handlers with a filter that lets nothing through": OF_ALL
+    + """
+            logger.addFilter(lambda record: False)
+        for filterer in (logging.root, *logging.root.handlers):
+            filterer.addFilter(lambda record: False)
+    """,
     "stderr replaced": """
         sys.stderr = sys.__stderr__ = io.StringIO()
     """,
@@ -152,7 +181,17 @@ async def test_whatever_an_app_does_to_logging_an_error_id_that_a_client_is_told
     assert "draining 0 sessions" in served.log()
 
 
-@pytest.mark.parametrize("how", ["dictConfig", "dictConfig of the root", "each logger quiet", "a class of loggers"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "dictConfig",
+        "dictConfig of the root",
+        "each logger quiet",
+        "a class of loggers",
+        "a handler of session_service with a filter that raises",
+        "each logger, the root, and its handlers with a filter that lets nothing through",
+    ],
+)
 async def test_the_log_stays_when_an_app_sets_logging_up_as_it_is_imported(program: Program, how: str) -> None:
     program.write(APPS.format(silence=SILENCE[how]) + "\n    silence()\n")
     served = await program.serve("--log-format", "json", "apps:fails")
@@ -188,6 +227,31 @@ async def test_what_apps_log_stands_in_the_log_once_by_the_root_logger(
     error_id = await failed(served)
     (line,) = [line for line in await lines_about(served, error_id) if "failed, error" in line]
     assert " ERROR session_service.session.work: session " in line
+
+
+@pytest.mark.parametrize("logger", ["session_service", "asyncio"])
+async def test_what_a_handler_raises_is_told_and_goes_no_further(program: Program, logger: str) -> None:
+    program.write(
+        APPS.format(silence="        pass")
+        + f"""
+    class Broken(logging.Handler):
+        def emit(self, record):
+            raise LookupError("no place to write to")
+
+    logging.getLogger("{logger}").addHandler(Broken())
+
+    async def complains():
+        logging.getLogger("asyncio").error("to the loop")
+        get_current_session().send_task_command({{"command": "went on", "spec": None}})
+    """
+    )
+    served = await program.serve("apps:fails", "apps:complains")
+    peer = await served.open("complains")
+    await peer.receive_commands(1)
+    await peer.receive_all()
+    await failed(served)
+    await lines_about(served, f"a handler or a filter of the logger {logger}")
+    await lines_about(served, "LookupError: no place to write to")
 
 
 async def test_what_asyncio_and_warnings_have_to_say_of_apps_is_not_disabled(program: Program) -> None:
