@@ -43,8 +43,7 @@ def main() -> NoReturn:
     prepare()
     try:
         code = command.main(prog_name="session-service", standalone_mode=False)  # returns what the command returns
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except StdoutError as error:
         if error.errno != errno.EPIPE:  # else whoever read it has enough
             say(f"cannot write to stdout: {error.strerror}")

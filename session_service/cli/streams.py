@@ -17,7 +17,7 @@ __all__ = ["StdoutError", "give_up_stdout", "prepare", "say", "say_line"]
 
 
 class StdoutError(OSError):
-    """Stdout takes nothing any more: its disk is full, or nobody reads it."""
+    """Stdout takes nothing, or nothing any more: it is closed, its disk is full, or nobody reads it."""
 
 
 class _Stdout(io.BufferedWriter):
@@ -45,18 +45,18 @@ def prepare() -> None:
     A descriptor that is closed at the start would be given to the next file or connection, and whatever is written to
     the stream would go there. uvloop aborts the process where it finds its own at 0, 1 or 2.
     """
-    for number in (0, 1, 2):
+    for number, mode in ((0, os.O_RDWR), (1, os.O_RDONLY), (2, os.O_RDWR)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
-    if sys.stdout is not None:
-        sys.stdout = io.TextIOWrapper(
-            _Stdout(io.FileIO(1, "wb", closefd=False)),
-            encoding=sys.stdout.encoding,
-            errors="backslashreplace",  # a terminal need not know every character; stderr is so by itself
-            line_buffering=sys.stdout.isatty(),
-        )
+            # It gets the lowest number that is free: this one. What is written to 1 fails, as it does on a closed one.
+            os.open(os.devnull, mode)
+    sys.stdout = io.TextIOWrapper(
+        _Stdout(io.FileIO(1, "wb", closefd=False)),
+        encoding=None if sys.stdout is None else sys.stdout.encoding,
+        errors="backslashreplace",  # a terminal need not know every character; stderr is so by itself
+        line_buffering=os.isatty(1),
+    )
 
 
 def say(text: str) -> None:

@@ -61,6 +61,9 @@ async def run(program: Program, redirection: str, *args: str) -> Ended:
 
 
 @pytest.mark.parametrize(
+    ("redirection", "why"), [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")]
+)
+@pytest.mark.parametrize(
     "command",
     [
         ["--help"],
@@ -70,19 +73,21 @@ async def run(program: Program, redirection: str, *args: str) -> Ended:
         ["token", "tokens", "ada"],
         ["sessions", "list", "--admin", "ADMIN"],
         ["sessions", "list", "--admin", "ADMIN", "--json"],
+        ["sessions", "show", "--admin", "ADMIN", "SESSION"],
+        ["sessions", "close", "--admin", "ADMIN", "SESSION", "--json"],
         ["drain", "--admin", "ADMIN"],
     ],
     ids=" ".join,
 )
-async def test_a_full_disk_behind_stdout_is_told_in_one_line(
-    program: Program, served: Served, command: list[str]
+async def test_a_stdout_that_is_full_or_closed_is_told_in_one_line(
+    program: Program, served: Served, command: list[str], redirection: str, why: str
 ) -> None:
-    await served.open("echo")
-    places = {"SERVED": served.address, "ADMIN": f"unix:{program.folder}/admin"}
-    ended = await run(program, ">/dev/full", *(places.get(word, word) for word in command))
+    peer = await served.open("echo")
+    places = {"SERVED": served.address, "ADMIN": f"unix:{program.folder}/admin", "SESSION": peer.opened.session_id}
+    ended = await run(program, redirection, *(places.get(word, word) for word in command))
 
     assert ended.code == 1
-    assert ended.stderr == "session-service: cannot write to stdout: No space left on device\n"
+    assert ended.stderr == f"session-service: cannot write to stdout: {why}\n"
 
 
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
@@ -92,8 +97,11 @@ async def test_a_session_goes_on_where_stderr_takes_nothing(program: Program, se
     assert (ended.code, ended.stdout.count("\n")) == (0, 2)
 
 
-async def test_a_token_that_nobody_has_seen_lets_nobody_in(program: Program) -> None:
-    await run(program, ">/dev/full", "token", "tokens", "ada")
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-", "<&- >&- 2>&-"])
+async def test_a_token_that_nobody_has_seen_lets_nobody_in(program: Program, redirection: str) -> None:
+    ended = await run(program, redirection, "token", "tokens", "ada")
+
+    assert ended.code == 1
 
     assert (program.folder / "tokens").read_text() == ""
 
