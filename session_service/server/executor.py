@@ -58,9 +58,10 @@ class GrowingExecutor(ThreadPoolExecutor):
     """Has a thread for each call, as long as the process has fewer threads than it may have; then calls wait.
 
     asyncio's own has 32 threads at most, and 6 on two cores: so many calls that wait for people, and no other call of
-    the process goes on. This one has at least one thread, whatever the limit. Threads that have nothing to do end.
-    They are daemons, so that Python does not wait for one that hangs. It is a `ThreadPoolExecutor` since asyncio takes
-    no other for its default, and uses nothing of it.
+    the process goes on. This one has at least one thread, whatever the limit. Threads that have nothing to do end,
+    and at once where the process has more than half of what it may have. They are daemons, so that Python does not wait
+    for one that hangs. It is a `ThreadPoolExecutor` since asyncio takes no other for its default, and uses nothing of
+    it.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_threads: int, *, idle: float = IDLE) -> None:
@@ -153,7 +154,8 @@ class GrowingExecutor(ThreadPoolExecutor):
         with self._mutex:
             if self._calls:
                 return self._calls.popleft()
-            if self._over:
+            # One that rests counts for nothing but the next call: the other half is for sessions that want threads.
+            if self._over or (self._max_threads and threading.active_count() > self._max_threads // 2):
                 return None
             self._resting.append(inbox)
         try:

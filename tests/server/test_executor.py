@@ -171,6 +171,17 @@ async def test_threads_that_have_nothing_to_do_end(make: Make) -> None:
     assert await result(pool.submit(lambda: "again")) == "again"
 
 
+async def test_threads_that_have_nothing_to_do_leave_half_of_the_limit_to_others(make: Make) -> None:
+    most = 2 * threading.active_count() + 8
+    pool = make(most)
+    gate = threading.Barrier(most // 2)
+    for call in [pool.submit(gate.wait, PATIENCE) for _ in range(most // 2)]:
+        await result(call)
+    async with asyncio.timeout(PATIENCE):
+        while threading.active_count() > most // 2:  # noqa: ASYNC110 - nothing tells that a thread has ended
+            await asyncio.sleep(0.01)
+
+
 async def test_calls_that_wait_go_on_when_other_threads_have_ended(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
