@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,14 +17,23 @@ AN_APP = (
 )
 
 
-def check_app(name: str, app: object) -> None:
+# Lazy ones: each holds code that runs when somebody calls, enters or iterates it.
+UNRUN = (functools.partial, contextlib.ContextDecorator, contextlib.AsyncContextDecorator, map, filter)
+
+# How many elements of a collection are looked at: the rest of a large one would hold up the loop.
+MOST_ELEMENTS = 100
+
+
+def check_app(name: object, app: object) -> None:
     """Check what can be known of an app before it runs.
 
     A function may still return what nobody awaits: see `check_result`.
 
     Raises:
-        TypeError: it is no app; the text says why, and what an app is.
+        TypeError: it is no app, or the name is no text; the text says why, and what an app is.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} is no name of an app: it is of type {type(name).__name__}, and names are texts")
     if not callable(app):
         raise TypeError(f"{name!r} is no function: it is of type {type(app).__name__}; {AN_APP}")
     function = _called(app)
@@ -45,15 +56,30 @@ def check_result(result: object) -> None:
     Raises:
         TypeError: it is code that has not run, and never will.
     """
-    if inspect.iscoroutine(result):
-        if inspect.getcoroutinestate(result) == inspect.CORO_CREATED:
-            result.close()  # else Python would warn of it, somewhere and some time
-    elif not (inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result)):
-        return
-    raise TypeError(
-        f"it returned {result!r}, and nobody awaits or iterates that: it has not run; is there an `async def` or a"
-        " generator behind a decorator, or an `await` missing?"
-    )
+    coroutines = [each for each in (result, *_elements(result)) if inspect.iscoroutine(each)]
+    for coroutine in coroutines:
+        if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+            coroutine.close()  # else Python would warn of it, somewhere and some time
+    if coroutines or _is_unrun(result):
+        raise TypeError(
+            f"it returned {result!r}, and nobody awaits or iterates that, nor calls or enters it: it has not run; is"
+            " there an `async def` or a generator behind a decorator, or an `await` missing?"
+        )
+
+
+def _elements(result: object) -> list[object]:
+    """Return what a collection holds, as far as that is cheap to know."""
+    if isinstance(result, dict):
+        result = result.values()
+    elif not isinstance(result, (list, tuple, set)):
+        return []
+    return list(itertools.islice(result, MOST_ELEMENTS))
+
+
+def _is_unrun(result: object) -> bool:
+    code = inspect.isfunction(result) or inspect.ismethod(result) or inspect.isbuiltin(result)
+    lazy = inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result)
+    return code or lazy or isinstance(result, UNRUN)
 
 
 def is_coroutine_function(func: Callable[..., Any]) -> bool:

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gc
 import inspect
+import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
@@ -21,8 +22,9 @@ from session_service import (
     get_current_session,
 )
 from session_service.host import SessionManager
-from session_service.session.app import check_app, is_coroutine_function
+from session_service.session.app import check_app, check_result, is_coroutine_function
 from session_service.testing import run
+from session_service.v1 import session_pb2
 from tests.session.kinds import CoroutineKind, Kind, ThreadKind, eventually
 
 # --- what is one ------------------------------------------------------------------------------------------------------
@@ -150,6 +152,11 @@ def test_what_is_no_app_is_refused_before_it_is_served(app: Any, fault: str) -> 
         assert "get_current_session()" in str(error.value)
 
 
+def test_a_name_that_is_no_text_is_refused() -> None:
+    with pytest.raises(TypeError, match="1 is no name of an app"):
+        SessionManager({1: say})  # type: ignore[dict-item]  # as one does who does not check types
+
+
 def test_a_claimed_signature_is_not_believed() -> None:
     def decorated() -> None: ...
 
@@ -167,8 +174,63 @@ class Later:
         yield
 
 
-UNRUN: list[Callable[..., Any]] = [plain(asay), plain(generator), plain(async_generator), lambda *args: Later()]
-NAMES = ["coroutine", "generator", "async generator", "awaitable"]
+@contextlib.contextmanager
+def manager() -> Iterator[None]:
+    say()
+    yield
+
+
+@contextlib.asynccontextmanager
+async def async_manager() -> AsyncIterator[None]:
+    say()
+    yield
+
+
+UNRUN: list[Callable[..., Any]] = [
+    plain(asay),
+    plain(generator),
+    plain(async_generator),
+    lambda *args: Later(),
+    lambda *args: asay,
+    lambda *args: functools.partial(say, "hello"),
+    plain(manager),
+    plain(async_manager),
+    lambda *args: [asay(), asay()],
+    lambda *args: (None, asay()),
+    lambda *args: {"later": asay()},
+    lambda *args: map(say, ["hello"]),
+]
+NAMES = [
+    "coroutine",
+    "generator",
+    "async generator",
+    "awaitable",
+    "function",
+    "partial",
+    "context manager",
+    "async context manager",
+    "list of coroutines",
+    "tuple with a coroutine",
+    "dict of coroutines",
+    "map",
+]
+
+RUN: list[Any] = [
+    None,
+    0,
+    1.5,
+    "text",
+    b"bytes",
+    [1, 2],
+    (None, say),
+    {"a": {"b": [say]}},
+    {1},
+    session_pb2.Window(),
+    Object(),
+    range(3),
+    ValueError("told"),
+    threading.Lock(),
+]
 
 PLACES = ["main", "task", "callback", "hook", "deferred"]
 
@@ -234,6 +296,11 @@ async def test_a_plain_function_of_a_coroutine_session_that_returns_a_generator_
 ) -> None:
     assert await failures(coroutines, func, place) == {place: 1}
     assert ["and nobody awaits or iterates that" in log for log in errors()] == [True]
+
+
+@pytest.mark.parametrize("result", RUN, ids=[type(result).__name__ for result in RUN])
+def test_any_other_result_is_nobodys_failure(result: Any) -> None:
+    check_result(result)
 
 
 async def test_an_async_app_behind_a_plain_decorator_fails_and_says_so(
