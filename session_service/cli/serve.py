@@ -28,7 +28,7 @@ from ..config import Config
 from ..session.app import check_app
 from .children import ENDING, end_process, spare_children
 from .options import option, settings
-from .streams import StdoutError, give_up_stdout
+from .streams import StdoutError, give_up_stdout, say
 
 __all__ = ["serve"]
 
@@ -129,15 +129,28 @@ def _load_one(spec: str) -> Mapping[str, App]:
         raise click.ClickException(f"{spec}: an APP is [NAME=]MODULE:ATTRIBUTE")
     try:
         target = operator.attrgetter(attribute)(importlib.import_module(module))
-    except (Exception, SystemExit) as error:  # whatever the module's own code raises
+        apps = dict(target) if isinstance(target, Mapping) else None
+    except KeyboardInterrupt:
+        say(f"{spec}: interrupted while it was imported")
+        raise click.Abort from None
+    except BaseException as error:  # whatever the module's own code raises
         logger.debug("cannot import %s", spec, exc_info=True)
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise click.ClickException(f"{spec}: cannot import it: {reason}{_origin(error)}") from None
-    if not isinstance(target, Mapping):
+        raise click.ClickException(f"{spec}: cannot import it: {_reason(error)}{_origin(error)}") from None
+    if apps is None:
         return {name or attribute.rpartition(".")[2]: target}
     if name:
         raise click.ClickException(f"{spec}: a mapping brings its own names: leave out {name}=")
-    return target
+    if not apps:
+        raise click.ClickException(f"{spec}: the mapping is empty: it must hold an app at least, by its name")
+    return apps
+
+
+def _reason(error: BaseException) -> str:
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except BaseException:  # of the exception's own code
+        text = type(error).__name__
+    return " ".join(text.split())
 
 
 def _origin(error: BaseException) -> str:

@@ -249,6 +249,19 @@ BROKEN = """
 RAISES = """
     raise RuntimeError("no database\\nanywhere")
 """
+SPEECHLESS = """\
+class Speechless(Exception):
+    def __str__(self):
+        raise KeyError("no words")
+raise Speechless
+"""
+UNOPENED = """\
+import collections
+class Apps(collections.UserDict):
+    def __getitem__(self, name):
+        raise LookupError("not yet")
+apps = Apps(first=print)
+"""
 
 JWT = ["--jwt-issuer", "issuer", "--jwt-audience", "here", "--jwt-keys"]
 
@@ -279,6 +292,11 @@ WRONG = [
     (["serve", "imports:app"], "RuntimeError: no database anywhere (raises.py, line 2; --debug"),
     (["serve", "exits:app"], "exits:app: cannot import it: SystemExit: 0 (exits.py, line 1; --debug"),
     (["serve", "unreadable:app"], "(unreadable.py, line 1; --debug"),
+    (["serve", "cancelled:app"], "cannot import it: CancelledError: (cancelled.py, line 2; --debug"),
+    (["serve", "speechless:app"], "cannot import it: Speechless (speechless.py, line 4; --debug"),
+    (["serve", "unopened:apps"], "cannot import it: LookupError: not yet (unopened.py, line 4; --debug"),
+    (["serve", "apps:no_apps"], "apps:no_apps: the mapping is empty: it must hold an app at least"),
+    (["serve", "apps:numbered"], "apps:numbered: 1 is no name of an app: it is of type int, and names are texts"),
     (["serve", "--nonsense", "apps:first"], "--nonsense"),
     (["serve", "--listen", "127.0.0.1", "apps:first"], "neither HOST:PORT nor unix:PATH"),
     (["serve", "--listen", "127.0.0.1:65536", "apps:first"], "neither HOST:PORT nor unix:PATH"),
@@ -315,7 +333,10 @@ WRONG = [
 
 @pytest.mark.parametrize(("arguments", "expected"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
 async def test_what_is_wrong_is_told_in_one_line(program: Program, arguments: list[str], expected: str) -> None:
-    program.write(SAY + "\n    not_all = {'one': first, 'two': 2}\n")
+    program.write(SAY + "\n    not_all, no_apps, numbered = {'one': first, 'two': 2}, {}, {1: first}\n")
+    program.write("import asyncio\nraise asyncio.CancelledError", "cancelled.py")
+    program.write(SPEECHLESS, "speechless.py")
+    program.write(UNOPENED, "unopened.py")
     program.write(BROKEN, "broken.py")
     program.write(RAISES, "raises.py")
     program.write("import sys; sys.exit(0)", "exits.py")
@@ -327,6 +348,13 @@ async def test_what_is_wrong_is_told_in_one_line(program: Program, arguments: li
     assert ended.stderr.count("\n") == 1, ended.stderr
     assert ended.stderr.startswith("session-service: ")
     assert expected in ended.stderr
+
+
+async def test_an_import_that_is_interrupted_is_told(program: Program) -> None:
+    program.write("raise KeyboardInterrupt")
+    ended = await program.run("serve", "apps:app")
+    assert ended.code == 128 + signal.SIGINT
+    assert ended.stderr == "session-service: apps:app: interrupted while it was imported\n"
 
 
 async def test_a_bad_value_in_the_environment_is_told_in_one_line(program: Program) -> None:
