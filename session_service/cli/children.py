@@ -10,12 +10,16 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import NoReturn
 
 __all__ = ["ENDING", "end_process", "spare_children"]
 
 # What drains a server.
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+# Seconds that children have to end at a SIGTERM, all together.
+MOMENT = 0.5
 
 
 def spare_children() -> None:
@@ -43,10 +47,18 @@ def spare_children() -> None:
 
 
 def end_process(code: int) -> NoReturn:
-    """End at once, and with the process the children that `multiprocessing` has made: it ends them at exit only."""
+    """End at once, and with the process the children that `multiprocessing` has made: it ends them at exit only.
+
+    Those that ignore SIGTERM hold it up for `MOMENT`, and are killed.
+    """
     try:
         if (made := sys.modules.get("multiprocessing")) is not None:
-            for child in made.active_children():
+            children = made.active_children()
+            for child in children:
                 child.terminate()
+            deadline = time.monotonic() + MOMENT
+            for child in children:
+                child.join(max(0.0, deadline - time.monotonic()))
+                child.kill()
     finally:
         os._exit(code)

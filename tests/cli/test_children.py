@@ -94,10 +94,21 @@ APPS = """
     async def looks_from_the_loop():
         looks()
 
+    def insist(pipe):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        pipe.send("deaf")
+        sleep()
+
     async def leaves():
-        children = [fork.Process(target=sleep, daemon=daemon) for daemon in (True, False)]
+        ours, theirs = fork.Pipe()
+        children = [
+            fork.Process(target=target, args=(theirs,), daemon=daemon)
+            for target in (sleep, insist)
+            for daemon in (True, False)
+        ]
         for child in children:
             child.start()
+        ours.recv(), ours.recv()
         say([child.pid for child in children])
         event = await get_current_session().next_client_event()
         if event["event"] == "block":
