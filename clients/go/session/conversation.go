@@ -14,8 +14,11 @@ import (
 )
 
 const (
-	// About what a batch of events holds, in bytes (protocol F7).
+	// The most that a message of several events holds, in bytes, where the server takes that much (protocol F7).
 	batchSize = 256 << 10
+
+	// What an event takes in a batch beside its own bytes, at most: its tag and its length.
+	eventFraming = 4
 
 	// What a message keeps free for its other parts.
 	messageOverhead = 1024
@@ -41,6 +44,9 @@ type conversation struct {
 
 	failed *statuspb.Status // the error that the current stream is about to end with
 	held   bool             // no event goes out on the current stream for now
+
+	// The first unacknowledged event may be poisoned: it goes alone, and nothing behind it (D7).
+	suspicious bool
 
 	heartbeatInterval time.Duration
 
@@ -227,8 +233,13 @@ func (c *conversation) nextRequest(ack, heartbeat bool) ([]byte, bool) {
 	head := &sessionpb.AttachRequest{}
 	var first uint64
 	var events [][]byte
-	if c.attached && !c.held {
-		first, events = c.outbox.Take(min(batchSize, c.roomForEvents()))
+	most := min(batchSize, c.maxMessage) - messageOverhead
+	switch {
+	case !c.attached || c.held:
+	case !c.suspicious:
+		first, events = c.outbox.Take(most, eventFraming)
+	case c.outbox.Sent() == c.outbox.Acked():
+		first, events = c.outbox.Take(0, 0)
 	}
 	if c.resumable {
 		if len(events) > 0 {
@@ -245,7 +256,7 @@ func (c *conversation) nextRequest(ack, heartbeat bool) ([]byte, bool) {
 		size += len(event)
 	}
 	if c.closing != nil && !c.closeWritten && (c.closing.Now || !c.outbox.Waiting()) &&
-		(size == 0 || size+proto.Size(c.closing) <= c.roomForEvents()) {
+		(size == 0 || size+proto.Size(c.closing) <= most) {
 		c.closeWritten = true
 		head.Control = &sessionpb.AttachRequest_Close{Close: c.closing}
 	}

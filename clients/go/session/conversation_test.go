@@ -104,6 +104,45 @@ func TestEventsGoInOneBatchOfASize(t *testing.T) {
 	}
 }
 
+func TestNoMessageOfManyEventsIsLargerThanTheServerTakes(t *testing.T) {
+	for _, resumable := range []bool{false, true} {
+		for limit, most := range map[uint32]int{65536: 65536, 4_000_000: 256 << 10} {
+			for _, eventSize := range []int{10, 130, 20_000} {
+				c := talking(t, resumable, &pb.Window{Messages: 100_000, Bytes: 1 << 20}, nil)
+				c.maxMessage = int(limit)
+				for range 600_000 / eventSize {
+					send(t, c, make([]byte, eventSize-5))
+				}
+				c.close(strings.Repeat("€", 1000), false)
+				for request := next(t, c); request != nil; request = next(t, c) {
+					if size := proto.Size(request); size > most {
+						t.Errorf("limit %d, events of %d bytes: a message of %d bytes", limit, eventSize, size)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestASuspiciousEventGoesAloneUntilItIsAcknowledged(t *testing.T) {
+	c := talking(t, true, nil, nil)
+	for data := range 3 {
+		send(t, c, data)
+	}
+	c.suspicious = true
+	if got := next(t, c); got.GetFirstSequence() != 1 || len(got.GetEvents()) != 1 {
+		t.Errorf("got %v", got)
+	}
+	if got := next(t, c); got != nil {
+		t.Errorf("before its ack there is %v", got)
+	}
+	mustTake(t, c, &pb.AttachResponse{Ack: 1})
+	c.suspicious = false
+	if got := next(t, c); got.GetFirstSequence() != 2 || len(got.GetEvents()) != 2 {
+		t.Errorf("then there is %v", got)
+	}
+}
+
 func TestEventsOfTheTimeBetweenStreamsWaitForTheNext(t *testing.T) {
 	c := talking(t, true, nil, nil)
 	send(t, c, 1)

@@ -108,6 +108,46 @@ func TestAnEventThatThePathNeverLetsThroughIsNamed(t *testing.T) {
 	})
 }
 
+func TestAPoisonedEventAmongOthersIsFoundAndTheOthersArrive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var received uint64
+		filter := func(c *call) error {
+			if err := c.attach(received); err != nil {
+				return err
+			}
+			for {
+				request, err := c.readUntil(hasEvents)
+				if err != nil {
+					return err
+				}
+				for _, event := range request.Events {
+					if event.Event == "POISON" {
+						return cut
+					}
+				}
+				received += uint64(len(request.Events))
+				if err := c.write(&pb.AttachResponse{Ack: received}); err != nil {
+					return err
+				}
+			}
+		}
+		f := serve(t, slices.Repeat([]script{filter}, 30)...)
+		s := mustOpen(t, f.client())
+		for _, name := range []string{"first", "second", "third", "POISON", "behind"} {
+			if err := s.Send(t.Context(), name, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := numbers(t.Context(), s)
+		if poisoned := mustPoison(t, err); poisoned.Sequence != 4 {
+			t.Errorf("got %+v", poisoned)
+		}
+		if lost := mustLose(t, err); lost.TakenOver != 3 {
+			t.Errorf("taken over: %d", lost.TakenOver)
+		}
+	})
+}
+
 func TestAPathThatCutsAfter50MillisecondsIsNotTriedWithoutAPauseAndNotForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := serve(t, slices.Repeat([]script{cutAfter(50*time.Millisecond, 0)}, 1000)...)

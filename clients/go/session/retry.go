@@ -88,6 +88,9 @@ func (p *patience) attached(now time.Time, heartbeatInterval time.Duration, idle
 	return 0
 }
 
+// suspects reports whether the first unacknowledged event may be poisoned: it shall be written alone.
+func (p *patience) suspects() bool { return p.breaks >= breaksToHold }
+
 // heard says how far both directions have come: the last event taken over, and the last command that has arrived.
 func (p *patience) heard(now time.Time, acked, received uint64) {
 	if acked > p.acked {

@@ -140,6 +140,7 @@ func (st *stream) write(first []byte) {
 		s.mu.Lock()
 		conversation := s.conversation
 		before := conversation.outbox.Sent()
+		conversation.suspicious = s.patience.suspects()
 		data, due := conversation.nextRequest(ackNow || conversation.closed != nil, beat)
 		if sent := conversation.outbox.Sent(); sent > before {
 			s.patience.wrote(time.Now(), sent)

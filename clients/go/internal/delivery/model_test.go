@@ -33,7 +33,7 @@ func TestEverythingArrivesOnceAndInOrderOverAnyNetwork(t *testing.T) {
 					o.Append(appended, 1+random.IntN(12))
 				}
 			case 1:
-				if first, items := o.Take(20); len(items) > 0 {
+				if first, items := o.Take(20, 0); len(items) > 0 {
 					up = append(up, packet{first: first, items: items})
 				}
 			case 2, 3:

@@ -53,17 +53,17 @@ func (o *Outbox[T]) Append(item T, size int) {
 	o.items.push(entry[T]{item, size})
 }
 
-// Take gives out what may be written now, as one batch of at most size bytes; a larger first item comes alone. The
-// caller writes it next. It returns no items when the window, or the outbox, has no more.
-func (o *Outbox[T]) Take(size int) (first uint64, batch []T) {
+// Take gives out what may be written now, as one batch of at most size bytes, of which each item takes framing bytes
+// beside its own; a larger first item comes alone. The caller writes it next. It returns no items when the window, or the outbox, has no more.
+func (o *Outbox[T]) Take(size, framing int) (first uint64, batch []T) {
 	first = o.Sent() + 1
 	for o.Waiting() {
 		next := o.items.entries[o.sent]
-		if !o.Window.fits(o.sent, o.sentBytes, next.size) || (len(batch) > 0 && next.size > size) {
+		if !o.Window.fits(o.sent, o.sentBytes, next.size) || (len(batch) > 0 && next.size+framing > size) {
 			break
 		}
 		batch = append(batch, next.item)
-		size -= next.size
+		size -= next.size + framing
 		o.sent++
 		o.sentBytes += next.size
 	}

@@ -16,7 +16,7 @@ func outbox(window Window, sizes ...int) *Outbox[int] {
 
 func take(t *testing.T, o *Outbox[int], size int, first uint64, items ...int) {
 	t.Helper()
-	gotFirst, got := o.Take(size)
+	gotFirst, got := o.Take(size, 0)
 	if !slices.Equal(got, items) || (len(items) > 0 && gotFirst != first) {
 		t.Fatalf("Take(%d) gave %v from %d, not %v from %d", size, got, gotFirst, items, first)
 	}
