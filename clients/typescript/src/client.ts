@@ -18,7 +18,7 @@ import { DEFAULT_RETRY, type RetryPolicy } from "./retry.js";
 import { Session, type Abortable, type Attachment, type Surroundings } from "./session.js";
 import type { Connection } from "./stream.js";
 import { createGrpcTransport } from "./transport.js";
-import { failingInTurn } from "./turn.js";
+import { failingInTurn, inTurn } from "./turn.js";
 
 /** How a client connects, and comes back. */
 export interface ClientOptions {
@@ -159,7 +159,7 @@ export class SessionClient implements AsyncDisposable {
    */
   async close(): Promise<void> {
     this.#closed = true;
-    await Promise.all([...this.#sessions].map((session) => session.leave()));
+    await inTurn(Promise.all([...this.#sessions].map((session) => session.leave())));
     this.#connections.abort();
   }
 

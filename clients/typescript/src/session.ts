@@ -6,7 +6,7 @@ import { askFor, type Credentials } from "./credentials.js";
 import { SessionClientError, SessionEnded, SessionLost, type PayloadError } from "./errors.js";
 import { Retries, type RetryPolicy } from "./retry.js";
 import { Stream, type Connection } from "./stream.js";
-import { failingInTurn } from "./turn.js";
+import { failingInTurn, inTurn } from "./turn.js";
 import { verdict } from "./verdict.js";
 
 /** How long an open that was given up may take to be ended (protocol A6). */
@@ -174,7 +174,7 @@ export class Session implements AsyncIterable<Command>, AsyncDisposable {
    * @throws {@link SessionClientError} it was lost or refused.
    */
   async close(options: Abortable & { readonly reason?: string; readonly now?: boolean } = {}): Promise<Closed> {
-    return failingInTurn(this.#close(options));
+    return inTurn(this.#close(options));
   }
 
   async #close(options: Abortable & { readonly reason?: string; readonly now?: boolean }): Promise<Closed> {
@@ -202,7 +202,7 @@ export class Session implements AsyncIterable<Command>, AsyncDisposable {
    * @throws {@link SessionClientError} it was lost or refused.
    */
   async detach({ signal }: Abortable = {}): Promise<Position> {
-    return failingInTurn(this.#detach(signal));
+    return inTurn(this.#detach(signal));
   }
 
   async #detach(signal: AbortSignal | undefined): Promise<Position> {
@@ -225,9 +225,13 @@ export class Session implements AsyncIterable<Command>, AsyncDisposable {
 
   /** Closes the session, unless that has been done; tells an error that no call has told. */
   async [Symbol.asyncDispose](): Promise<void> {
+    await inTurn(this.#dispose());
+  }
+
+  async #dispose(): Promise<void> {
     try {
       if (this.#detached || this.closed !== undefined || this.#error !== undefined) await this.#finish();
-      else await this.close();
+      else await this.#close({});
     } finally {
       await this.abandon();
     }

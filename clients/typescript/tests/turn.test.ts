@@ -26,6 +26,8 @@ const ended: Record<string, (session: Session, client: SessionClient) => Promise
   next: (session) => session[Symbol.asyncIterator]().next(),
   "an aborted next": (session) => session.commands({ signal: AbortSignal.abort() })[Symbol.asyncIterator]().next(),
   "an aborted close": (session) => session.close({ signal: AbortSignal.abort() }),
+  close: (session) => session.close(),
+  "a disposal": (session) => session[Symbol.asyncDispose](),
   detach: (session) => session.detach(),
   "an open that cannot be": (_, client) => client.open("app", { params: { n: NaN } }),
   "an aborted open": (_, client) => client.open("app", { signal: AbortSignal.abort() }),
@@ -57,10 +59,31 @@ test("of a session that was lost, and of a client that is closed, too", async ()
     () => session[Symbol.asyncIterator]().next(),
     () => session.close(),
     () => session.detach(),
+    () => session[Symbol.asyncDispose](),
   ]) {
     assert.ok((await careless(call)) < 100_000);
   }
   await client.close();
+  assert.ok((await careless(() => client.close())) < 100_000);
+  assert.ok((await careless(() => client[Symbol.asyncDispose]())) < 100_000);
   assert.ok((await careless(() => client.open("app"))) < 100_000);
   assert.ok((await careless(() => client.resume(session.position))) < 100_000);
+});
+
+test("of a session that was detached, too", async () => {
+  await using fake = await FakeServer.start(async (call) => {
+    await call.attach();
+    await call.readAll();
+  });
+  await using client = new SessionClient(fake.address);
+  const session = await client.open("app");
+  await session.detach();
+  for (const call of [
+    () => session.detach(),
+    () => session.close(),
+    () => session[Symbol.asyncDispose](),
+    () => session[Symbol.asyncIterator]().next(),
+  ]) {
+    assert.ok((await careless(call)) < 100_000);
+  }
 });
