@@ -16,7 +16,7 @@ import {
 } from "node:http2";
 import { connect as connectTcp, type Socket } from "node:net";
 import { constants as system } from "node:os";
-import { connect as connectTls } from "node:tls";
+import { connect as connectTls, TLSSocket } from "node:tls";
 
 import { Code, ConnectError } from "@connectrpc/connect";
 
@@ -98,7 +98,7 @@ export class Connections {
 
   #add(): Connection {
     const connection: Connection = new Connection(this.#connect(), this.keepalive, {
-      explain: (error) => (this.#proven ? outage(error) : this.#explain(error)),
+      explain: (error, asked) => (this.#proven ? outage(error) : this.#explain(error, asked)),
       onMade: () => (this.#proven = true),
       onIdle: () => [...this.#all].some((other) => other !== connection && other.hasRoom),
       onOver: () => this.#all.delete(connection),
@@ -126,8 +126,13 @@ export class Connections {
   }
 
   /** Says why a connection could not be made: a mistake, if it is not the network's doing. */
-  async #explain(error: Error | undefined): Promise<Error> {
+  async #explain(error: Error | undefined, askedForCertificate: boolean): Promise<Error> {
     const where = this.address.path ?? this.address.authority;
+    const { cert, pfx, secureContext } = this.tls ?? {};
+    if (askedForCertificate && (cert ?? pfx ?? secureContext) === undefined) {
+      // The server has said so or, as gRPC's own, has ended the connection without a word.
+      return new Mistake(`${where} asks for a client's certificate: give the option \`tls\` a \`cert\` and a \`key\``);
+    }
     if (error === undefined) {
       // So do a TLS port that is spoken to in plain text, and a proxy that has no server.
       const isTls = this.tls === undefined && (await speaksTls(this.address));
@@ -148,8 +153,8 @@ export class Connections {
 
 /** What a connection asks of, and tells, the others. */
 interface Ties {
-  /** Why it could not be made; without an error the peer has ended it. */
-  readonly explain: (error: Error | undefined) => Error | Promise<Error>;
+  /** Why it could not be made; without an error the peer has ended it, perhaps after it asked for our certificate. */
+  readonly explain: (error: Error | undefined, askedForCertificate: boolean) => Error | Promise<Error>;
   readonly onMade: () => void;
   /** It carries nothing; returns whether to end it. */
   readonly onIdle: () => boolean;
@@ -160,6 +165,7 @@ class Connection {
   /** Resolves when streams can be started; rejects with what is amiss. */
   readonly made: Promise<void>;
   connecting = true;
+  #askedForCertificate = false;
   #streams = 0;
   #heardAt = performance.now();
   #timer: NodeJS.Timeout | undefined;
@@ -176,6 +182,13 @@ class Connection {
       if (data !== undefined && Buffer.from(data.buffer, data.byteOffset, data.byteLength).includes("too_many_pings"))
         keepalive.intervalMs *= 2;
     });
+    session.once("connect", (_session, socket) => {
+      if (!(socket instanceof TLSSocket)) return;
+      // A server that asks says which signatures it takes.
+      this.#askedForCertificate = socket.getSharedSigalgs().length > 0;
+      // Of TLS 1.3 the refusal comes after the handshake, and Node leaves such a socket open.
+      socket.once("error", () => socket.destroy());
+    });
     this.made = new Promise((resolve, reject) => {
       // The settings, since they say how many streams it takes; gRPC's libraries wait for them as well.
       session.once("remoteSettings", () => {
@@ -187,7 +200,8 @@ class Connection {
       session.once("close", () => {
         clearTimeout(this.#timer);
         void (async () => {
-          if (this.connecting) reject(failure instanceof ConnectError ? failure : await ties.explain(failure));
+          if (this.connecting)
+            reject(failure instanceof ConnectError ? failure : await ties.explain(failure, this.#askedForCertificate));
           ties.onOver();
         })();
       });

@@ -10,6 +10,7 @@ import { createServer as createTcpServer, type AddressInfo, type Server } from "
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
+import { createServer as createTlsServer } from "node:tls";
 import { promisify } from "node:util";
 
 import { SessionClient, SessionLost, type ClientOptions } from "../src/index.js";
@@ -89,6 +90,20 @@ describe("ports of something else", () => {
     await assert.rejects(openOnce(address, { tls: {} }), /self-signed certificate/);
     const tls = { ca: certificate.cert, servername: "example.com" };
     await assert.rejects(openOnce(address, { tls }), /does not match certificate's altnames/);
+  });
+
+  test("no certificate of the client's where one is asked for, told or not", async () => {
+    const asking = { ...certificate, ca: certificate.cert, requestCert: true, rejectUnauthorized: true };
+    const silent = createTlsServer({ ...asking, rejectUnauthorized: false, ALPNProtocols: ["h2"] }, (socket) => {
+      socket.end(); // as gRPC's own servers do, without an alert
+    });
+    for (const server of [createSecureServer(asking), silent]) {
+      const tls = { ca: certificate.cert };
+      await assert.rejects(
+        openOnce(await serve(server), { tls }),
+        /asks for a client's certificate: give the option `tls`/,
+      );
+    }
   });
 
   test("a key that is none", async () => {
