@@ -31,8 +31,11 @@ import {
 } from "./gen/session_service/v1/session_pb.js";
 import { decodeSpec, encodeEvent } from "./payload.js";
 
-/** About what a batch of events holds, in bytes (protocol F7). */
+/** The most that a message of several events holds, in bytes, where the server takes that much (protocol F7). */
 const BATCH_SIZE = 256 * 1024;
+
+/** What an event takes in a batch beside its own bytes, at most: its tag and its length. */
+const EVENT_FRAMING = 4;
 
 /** What a message keeps free for its other parts. */
 const MESSAGE_OVERHEAD = 1024;
@@ -292,11 +295,12 @@ export class Conversation {
    *
    * @param ack acknowledge even if nothing else is to be written.
    * @param heartbeat write something in any case.
+   * @param suspicious the first unacknowledged event may be poisoned: write it alone, and nothing behind it (protocol D7).
    */
-  nextRequest({ ack = false, heartbeat = false } = {}): AttachRequest | undefined {
+  nextRequest({ ack = false, heartbeat = false, suspicious = false } = {}): AttachRequest | undefined {
     if (!this.attached && !this.#givenUp) return undefined;
-    const full = this.outbox.nextSize > BATCH_SIZE; // a message with that alone may be as large as one can be
-    const { first, batch } = this.held ? NOTHING : this.outbox.take(BATCH_SIZE);
+    const most = Math.min(BATCH_SIZE, this.#maxMessage);
+    const { first, batch } = this.#takeBatch(most - MESSAGE_OVERHEAD, suspicious);
     const request = create(AttachRequestSchema, { events: batch });
     let due = heartbeat || batch.length > 0;
     if (this.resumable) {
@@ -309,12 +313,19 @@ export class Conversation {
       this.outbox.ack(this.outbox.sent);
     }
     const mayClose = this.#close?.now === true || !this.outbox.waiting;
-    if (this.#close !== undefined && !this.#closeWritten && mayClose && !full) {
-      this.#closeWritten = true;
+    if (this.#close !== undefined && !this.#closeWritten && mayClose) {
       request.control = { case: "close", value: this.#close };
-      due = true;
+      const fits = batch.length === 0 || toBinary(AttachRequestSchema, request).length <= most;
+      if (fits) this.#closeWritten = due = true;
+      else request.control = { case: undefined }; // the next message is for it
     }
     return due ? request : undefined;
+  }
+
+  #takeBatch(size: number, suspicious: boolean): { first: number; batch: Event[] } {
+    if (this.held) return NOTHING;
+    if (!suspicious) return this.outbox.take(size, EVENT_FRAMING);
+    return this.outbox.sent > this.outbox.acked ? NOTHING : this.outbox.take(0);
   }
 
   /**

@@ -85,6 +85,11 @@ export class Retries {
     return this.#suspicious === BREAKS_TO_HOLD ? HOLD_MS : 0;
   }
 
+  /** The first unacknowledged event may be poisoned: it shall be written alone. */
+  get suspicious(): boolean {
+    return this.#suspicious >= BREAKS_TO_HOLD;
+  }
+
   /** The events up to `last` are being written, after those before. */
   written(now: number, last: number): void {
     this.#written.push({ last, at: now });

@@ -120,9 +120,10 @@ export class Stream {
   #nextRequest(): AttachRequest | undefined {
     const ack = this.#ack || this.conversation.closed !== undefined;
     const heartbeat = this.#heartbeat;
+    const { suspicious } = this.retries;
     this.#ack = this.#heartbeat = false;
     try {
-      const request = this.conversation.nextRequest({ ack, heartbeat });
+      const request = this.conversation.nextRequest({ ack, heartbeat, suspicious });
       if (request !== undefined && request.firstSequence > 0n) {
         this.retries.written(performance.now(), this.conversation.outbox.sent);
       }

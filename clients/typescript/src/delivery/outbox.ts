@@ -46,11 +46,6 @@ export class Outbox<T> {
     return (this.#sent[0] ?? this.#queue[0])?.size ?? 0;
   }
 
-  /** The size of the first element that was not written on the current stream; 0 where there is none. */
-  get nextSize(): number {
-    return this.#queue[0]?.size ?? 0;
-  }
-
   /** The sequence of the newest element, 0 before the first. */
   get last(): number {
     return this.#sentUpTo + this.#queue.length;
@@ -83,15 +78,16 @@ export class Outbox<T> {
    * has no more.
    *
    * @param size the most bytes of a batch; a first element that is larger comes alone.
+   * @param framing the bytes of a batch that each element takes beside its own.
    */
-  take(size: number): { first: number; batch: T[] } {
+  take(size: number, framing = 0): { first: number; batch: T[] } {
     const first = this.#sentUpTo + 1;
     const batch: T[] = [];
     let count = 0;
     for (const element of this.#queue) {
       if (!fits(this.window, this.#sent.length, this.#sentSize, element.size)) break;
-      if (count > 0 && element.size > size) break;
-      size -= element.size;
+      if (count > 0 && element.size + framing > size) break;
+      size -= element.size + framing;
       batch.push(element.item);
       this.#sent.push(element);
       this.#sentSize += element.size;
