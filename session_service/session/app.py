@@ -50,7 +50,7 @@ def check_app(name: object, app: object) -> None:
     raise TypeError(f"{name!r} is no app: {fault}; {AN_APP}")
 
 
-def check_result(result: object) -> None:
+def check_result(result: object, *, of_app: bool = False) -> None:
     """Check what code of the app has returned to a caller that awaits nothing more.
 
     Raises:
@@ -60,7 +60,7 @@ def check_result(result: object) -> None:
     for coroutine in coroutines:
         if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
             coroutine.close()  # else Python would warn of it, somewhere and some time
-    if coroutines or _is_unrun(result):
+    if coroutines or _is_unrun(result) or (of_app and inspect.isroutine(result)):
         raise TypeError(
             f"it returned {result!r}, and nobody awaits or iterates that, nor calls or enters it: it has not run; is"
             " there an `async def` or a generator behind a decorator, or an `await` missing?"
@@ -77,9 +77,8 @@ def _elements(result: object) -> list[object]:
 
 
 def _is_unrun(result: object) -> bool:
-    code = inspect.isfunction(result) or inspect.ismethod(result) or inspect.isbuiltin(result)
     lazy = inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result)
-    return code or lazy or isinstance(result, UNRUN)
+    return lazy or isinstance(result, UNRUN)
 
 
 def is_coroutine_function(func: Callable[..., Any]) -> bool:

@@ -16,7 +16,7 @@ from .current import current_task
 from .deferred import call_on_loop
 from .mailbox import ClientEvent
 from .runner import Deferred, drain_in_thread, next_event_in_thread
-from .tasks import Task
+from .tasks import Task, TaskKind
 from .waiter import LoopWaiter
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class CoroutineRunner:
                 if inspect.isawaitable(result):
                     result = await result
                 if not isinstance(result, asyncio.Future):  # which runs whoever awaits it
-                    check_result(result)
+                    check_result(result, of_app=task.kind is TaskKind.MAIN)
             # All of it ends here. SystemExit would stop the loop, and with it every other session. Of a cancellation
             # the asyncio.Task would keep the frames, and those may hold the asyncio.Task: a TaskGroup does.
             except BaseException as error:

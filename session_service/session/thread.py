@@ -15,7 +15,7 @@ from .current import current_task
 from .deferred import call_in_thread, call_on_loop
 from .mailbox import ClientEvent
 from .runner import Deferred, drain_in_thread, next_event_in_thread
-from .tasks import Task
+from .tasks import Task, TaskKind
 
 if TYPE_CHECKING:
     from .work import Work
@@ -58,7 +58,7 @@ class ThreadRunner:
         try:
             with work.backend.around(task):
                 try:
-                    check_result(func(*args))
+                    check_result(func(*args), of_app=task.kind is TaskKind.MAIN)
                 except BaseException as error:  # nobody is above to catch it
                     work.failed(task, error)
         finally:

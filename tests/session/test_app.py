@@ -191,7 +191,6 @@ UNRUN: list[Callable[..., Any]] = [
     plain(generator),
     plain(async_generator),
     lambda *args: Later(),
-    lambda *args: asay,
     lambda *args: functools.partial(say, "hello"),
     plain(manager),
     plain(async_manager),
@@ -205,7 +204,6 @@ NAMES = [
     "generator",
     "async generator",
     "awaitable",
-    "function",
     "partial",
     "context manager",
     "async context manager",
@@ -351,3 +349,12 @@ async def test_an_asyncio_task_that_a_coroutine_returns_runs_by_itself(coroutine
 
     assert await backend.specs(1) == ["later"]
     assert not backend.session.failures
+
+
+async def test_an_app_that_returns_a_function_has_not_run_it(kind: Kind, errors: Callable[[], list[str]]) -> None:
+    assert await failures(kind, lambda: asay, "main") == {"main": 1}
+    assert len(errors()) == 1
+
+
+def test_what_is_called_besides_may_return_a_function_as_defer_call_does() -> None:
+    check_result(asay)
