@@ -114,11 +114,12 @@ class Outbox(Generic[T]):
         self.final = True
         return self.append(item, size)
 
-    def take(self, size: int) -> tuple[int, list[T]]:
+    def take(self, size: int, frame: int = 0) -> tuple[int, list[T]]:
         """Take what may be written now, as one batch; the caller writes it next.
 
         Args:
             size: the most bytes of a batch; a first element that is larger comes alone.
+            frame: the bytes that a message adds to each element.
 
         Returns:
             The sequence of the first element, and the elements: none when the window, or the outbox, has no more.
@@ -130,9 +131,10 @@ class Outbox(Generic[T]):
         for item, extra in self._elements[place:]:
             if not fits(place, written, extra) and not (self.final and place == last):
                 break
-            if batch and written + extra > most:
+            if batch and written + extra + frame > most:
                 break
             batch.append(item)
+            most -= frame
             written += extra
             place += 1
         self.sent += len(batch)

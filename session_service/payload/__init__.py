@@ -7,9 +7,10 @@ format cannot carry exactly is refused with a `PayloadError`, never changed.
 
 from .command import EncodedCommand, command_encoder, copy_command, encode_closed
 from .exact import Format
-from .values import decode_command_spec, decode_event, decode_struct, encode_event, encode_struct
+from .values import FRAME, decode_command_spec, decode_event, decode_struct, encode_event, encode_struct
 
 __all__ = [
+    "FRAME",
     "EncodedCommand",
     "Format",
     "command_encoder",

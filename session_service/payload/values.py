@@ -16,6 +16,7 @@ from ..v1 import session_pb2 as pb
 from .exact import MAX_EXACT_IN_DOUBLE, Format, dump, load
 
 __all__ = [
+    "FRAME",
     "decode_command_spec",
     "decode_event",
     "decode_struct",
@@ -26,6 +27,9 @@ __all__ = [
     "read",
     "unpack",
 ]
+
+# The most bytes that a message adds to each of its events or commands: a tag and a length.
+FRAME = 6
 
 
 def encode_event(name: str, task_id: str, data: Any, max_size: int) -> tuple[bytes, int]:

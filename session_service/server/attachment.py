@@ -29,6 +29,7 @@ from ..errors import (
     ProtocolViolation,
 )
 from ..host import ManagedSession, SessionManager
+from ..host.hosted import MESSAGE_OVERHEAD
 from ..host.quota import Rate
 from ..session import Principal, SessionInfo, get_session_info_from_headers
 from ..session_logger import SessionLogger
@@ -263,7 +264,8 @@ class Attachment:
             self._add_ack(managed, response)
             return response.SerializeToString()
         managed.feed()
-        first, commands = managed.outbox.take(BATCH_SIZE)
+        most = min(BATCH_SIZE, self._config.max_message_bytes - MESSAGE_OVERHEAD)
+        first, commands = managed.outbox.take(most, payload.FRAME)
         starved = managed.starved
         self._more = starved or managed.session.ended
         stalled = starved and not commands

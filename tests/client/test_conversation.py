@@ -228,12 +228,47 @@ def test_events_are_numbered_from_one_and_go_in_one_batch() -> None:
     assert sent(client).first_sequence == 3
 
 
+def test_while_it_is_suspected_the_first_event_goes_alone_until_it_is_acknowledged() -> None:
+    client = conversation()
+    open_(client)
+    for value in ("a", "b", "c"):
+        client.send("say", value, "")
+    sent(client)
+    client.end_stream()
+    resume(client)
+    client.suspect = 1
+    assert events_of(sent(client)) == ["a"]
+    assert written(client) is None
+    assert not events_of(sent(client, heartbeat=True))
+    receive(client, ack=1)
+    assert events_of(sent(client)) == ["b", "c"]
+
+
 def test_a_large_event_goes_alone() -> None:
     client = conversation()
     open_(client)
     for value in ("a", "b" * 400_000, "c"):
         client.send("say", value, "")
     assert [len(sent(client).events) for _ in range(3)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("resumable", [True, False], ids=["resumable", "plain"])
+@pytest.mark.parametrize("size", [1, 100, 5_000, 60_000])
+def test_no_message_is_larger_than_the_server_takes(resumable: bool, size: int) -> None:
+    """Neither by the frames of many small events, nor by a long reason of the close behind them."""
+    client = conversation(resumable)
+    open_(client, events=Window(100_000, 4 << 20), max_message=65_536)
+    count = min(10_000, 1_000_000 // size)
+    for _ in range(count):
+        assert client.send("", "x" * size, "")
+    client.close("\N{GRINNING FACE}" * 1000, now=False)
+    messages = []
+    while (data := client.next_request()) is not None:
+        messages.append(data)
+    assert max(len(data) for data in messages) <= 65_536
+    requests = [pb.AttachRequest.FromString(data) for data in messages]
+    assert sum(len(request.events) for request in requests) == count
+    assert [request.HasField("close") for request in requests] == [False] * (len(requests) - 1) + [True]
 
 
 def test_no_event_fits_a_full_window_until_an_ack_makes_room() -> None:

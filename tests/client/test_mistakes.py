@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from session_service.config import Config
 from session_service.server import Server
 
 from ..server.authority import Authority
-from .served import Serve, client_tasks, echo
+from .served import RelayTo, Serve, client_tasks, echo
 
 # --- targets ----------------------------------------------------------------------------------------------------------
 
@@ -54,6 +55,22 @@ from .served import Serve, client_tasks, echo
         ("/run/socket", "write unix:/run/socket"),
         ("unix://run/socket", "write unix:/run/socket"),
         ("unix:", "write HOST:PORT"),
+        ("dns:host", "no port: write dns:HOST:PORT"),
+        ("dns:127.0.0.1", "no port: write dns:HOST:PORT"),
+        ("dns:///127.0.0.1", "no port: write dns:///HOST:PORT"),
+        ("dns:/host", "no port: write dns:/HOST:PORT"),
+        ("dns://8.8.8.8/host", "no port: write dns://8.8.8.8/HOST:PORT"),
+        ("dns://8.8.8.8:53/host", "no port: write dns://8.8.8.8:53/HOST:PORT"),
+        ("dns:///::1", "no port: write dns:///HOST:PORT"),
+        ("dns:///[::1]", "no port: write dns:///HOST:PORT"),
+        ("dns:host:", "no port: write dns:HOST:PORT"),
+        ("dns:host:0", "1 to 65535"),
+        ("dns:///127.0.0.1:99999", "1 to 65535"),
+        ("dns:///[::1]:65536", "1 to 65535"),
+        ("ipv4:127.0.0.1", "no port: write ipv4:HOST:PORT"),
+        ("ipv4:127.0.0.1:1,127.0.0.2:99999", "1 to 65535"),
+        ("ipv6:[::1]", "no port: write ipv6:HOST:PORT"),
+        ("ipv6:[::1]:99999", "1 to 65535"),
         (None, "write HOST:PORT"),
         (50051, "write HOST:PORT"),
         (b"host:1", "write HOST:PORT"),
@@ -77,7 +94,15 @@ def test_what_can_be_no_target_is_refused_with_what_to_write(target: Any, remedy
             "[::1]:1",
             "[fe80::1%eth0]:1",
         ),
-        *("dns:///host:1", "dns:host:1", "dns:host", "dns://8.8.8.8/host:1", "unix:/run/socket", "unix:socket"),
+        *(
+            "dns:///host:1",
+            "dns:host:1",
+            "dns:host:https",
+            "dns://8.8.8.8/host:1",
+            "dns:///[::1]:1",
+            "unix:/run/socket",
+            "unix:socket",
+        ),
         *("unix:///run/socket", "unix-abstract:name", "ipv4:127.0.0.1:1", "ipv4:127.0.0.1:1,127.0.0.2:1"),
         *("ipv6:[::1]:1", "passthrough:///host:1", "xds:///service", "vsock:2:50051", "münchen.example:1"),
     ],
@@ -190,6 +215,18 @@ async def test_a_port_that_speaks_no_http2_is_told_at_once(
             await client.open("echo", resumable=resumable).__aenter__()
 
 
+async def serve_tls(
+    stack: AsyncExitStack, folder: Path, authority: Authority, mutual: bool = False, listen: str = "127.0.0.1:0"
+) -> str:
+    """Start a server with a certificate of the authority; return its address."""
+    (folder / "ca.pem").write_bytes(authority.cert)
+    _, cert, _, key = authority.server().write(folder)
+    ca = str(folder / "ca.pem") if mutual else ""
+    server = Server({"echo": echo}, Config(listen=listen, tls_cert=cert, tls_key=key, tls_client_ca=ca))
+    stack.push_async_callback(server.drain, 0)
+    return await server.start()
+
+
 async def test_tls_to_a_port_of_plain_text_is_told_at_once(serve: Serve) -> None:
     served = await serve({"echo": echo})
     async with SessionClient(served.address, channel_credentials=Authority().channel_credentials()) as client:
@@ -198,25 +235,80 @@ async def test_tls_to_a_port_of_plain_text_is_told_at_once(serve: Serve) -> None
 
 
 async def test_a_certificate_of_another_authority_is_told_at_once(stack: AsyncExitStack, tmp_path: Path) -> None:
-    _, cert, _, key = Authority().server().write(tmp_path)
-    server = Server({"echo": echo}, Config(listen="127.0.0.1:0", tls_cert=cert, tls_key=key))
-    stack.push_async_callback(server.drain, 0)
-    address = await server.start()
+    address = await serve_tls(stack, tmp_path, Authority())
     async with SessionClient(address, channel_credentials=Authority().channel_credentials()) as client:
         with pytest.raises(SessionLost, match="the TLS handshake failed: do channel_credentials trust"):
             await client.open("echo").__aenter__()
 
 
-async def test_plain_text_to_a_port_of_tls_looks_like_an_outage_and_the_error_names_the_suspicion(
-    stack: AsyncExitStack, tmp_path: Path
+@pytest.mark.parametrize("resumable", [True, False], ids=["resumable", "plain session"])
+@pytest.mark.parametrize("mutual", [False, True], ids=["TLS", "mTLS"])
+@pytest.mark.parametrize("where", ["127.0.0.1:0", "[::1]:0", "unix"])
+async def test_plain_text_to_a_port_of_tls_is_told_at_once(
+    stack: AsyncExitStack, tmp_path: Path, where: str, mutual: bool, resumable: bool
 ) -> None:
-    _, cert, _, key = Authority().server().write(tmp_path)
-    server = Server({"echo": echo}, Config(listen="127.0.0.1:0", tls_cert=cert, tls_key=key))
-    stack.push_async_callback(server.drain, 0)
-    address = await server.start()
-    async with SessionClient(address, retry=RetryPolicy(initial=0.01, maximum=0.05, total=0.3)) as client:
-        with pytest.raises(SessionLost, match="wants TLS: then pass channel_credentials"):
+    address = await serve_tls(stack, tmp_path, Authority(), mutual, f"unix:{tmp_path}/s" if where == "unix" else where)
+    async with SessionClient(address) as client:
+        with pytest.raises(SessionLost, match="the port speaks TLS: pass channel_credentials"):
+            await client.open("echo", resumable=resumable).__aenter__()
+
+
+@pytest.mark.parametrize("good", [False, True], ids=["no certificate", "one of another authority"])
+async def test_a_port_that_refuses_the_client_s_certificate_is_told_at_once(
+    stack: AsyncExitStack, tmp_path: Path, good: bool
+) -> None:
+    authority = Authority()
+    address = await serve_tls(stack, tmp_path, authority, mutual=True)
+    credentials = authority.channel_credentials(Authority().client("ada") if good else None)
+    async with SessionClient(address, channel_credentials=credentials) as client:
+        with pytest.raises(SessionLost, match="asks for a client's certificate"):
             await client.open("echo").__aenter__()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+async def test_a_proxy_without_a_server_hangs_up_and_is_an_outage(tmp_path: Path, tls: bool) -> None:
+    """So does one that ends TLS itself, behind the handshake."""
+    authority = Authority()
+    _, cert, _, key = authority.server().write(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+    context.set_alpn_protocols(["h2"])
+    writers: list[asyncio.StreamWriter] = []
+
+    def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=context if tls else None)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    credentials = authority.channel_credentials() if tls else None
+    policy = RetryPolicy(initial=0.01, maximum=0.05, total=0.3)
+    async with server, SessionClient(address, channel_credentials=credentials, retry=policy) as client:
+        with pytest.raises(SessionLost, match="not opened, as far as is known, within"):
+            await client.open("echo").__aenter__()
+    await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+    assert len(writers) > 1  # it was asked what it speaks
+
+
+async def test_a_session_that_was_attached_asks_no_port_what_it_speaks(
+    serve: Serve, relay_to: RelayTo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def find_mistake(message: str, secure: bool) -> str:
+        asked.append(message)
+        return ""
+
+    served = await serve({"echo": echo})
+    relay = await relay_to(served.address)
+    monkeypatch.setattr("session_client.session.find_mistake", find_mistake)
+    policy = RetryPolicy(initial=0.01, maximum=0.05, total=0.3)
+    async with SessionClient(relay.address, retry=policy) as client, client.open("echo") as session:
+        relay.lifetime = 0.0
+        relay.cut()
+        with pytest.raises(SessionLost, match="not reached within"):
+            await anext(session)
+    assert asked == []
 
 
 async def test_what_grpc_rejects_by_itself_is_final_and_says_why() -> None:

@@ -62,6 +62,21 @@ async def test_what_never_passes_is_given_up_with_its_sequence_and_size(
     assert session.closed is None
 
 
+async def test_an_innocent_event_is_delivered_though_it_shares_a_message_with_one_that_never_passes(
+    serve: Serve, relay_to: RelayTo
+) -> None:
+    served = await serve({"echo": echo})
+    relay = await relay_to(served.address)
+    relay.offence = b"POISON"
+    async with SessionClient(relay.address, retry=QUICK) as client, client.open("echo") as session:
+        for event in ("one", "two", "POISON", "four"):
+            await session.send_event("say", event)
+        assert [(await anext(session)).spec for _ in range(2)] == ["one", "two"]
+        with pytest.raises(PoisonedEvent, match="event 3") as caught:
+            await anext(session)
+        assert (caught.value.sequence, caught.value.taken_over) == (3, 2)
+
+
 async def test_what_passes_when_it_is_held_back_was_none(serve: Serve, relay_to: RelayTo) -> None:
     """A filter that is taken away while the event is held back."""
     served = await serve({"echo": echo})

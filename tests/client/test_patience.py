@@ -166,6 +166,7 @@ def test_an_event_is_suspected_held_back_and_given_up(steps: str, hold: float, p
     path = Path()
     path.take(steps)
     assert (path.patience.hold, path.patience.poisoned) == (hold, poisoned)
+    assert path.patience.suspects == (hold > 0 or poisoned or steps.endswith(HELD))
 
 
 def test_an_event_that_became_the_first_by_an_ack_counts_as_written_then() -> None:

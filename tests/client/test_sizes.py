@@ -35,3 +35,14 @@ async def test_an_event_beyond_the_limit_is_refused_before_it_has_a_sequence(
         await session.send_event("say", "x" * (limit - 2000))
         assert len((await anext(session)).spec) == limit - 2000
         assert session.position.sent == 1
+
+
+@either_kind
+async def test_a_batch_is_no_larger_than_a_message_may_be(serve: Serve, resumable: bool) -> None:
+    """Neither the client's nor the server's: the echo answers with as much as it got."""
+    served = await serve({"echo": echo}, max_message_bytes=64 * 1024)
+    async with SessionClient(served.address) as client, client.open("echo", resumable=resumable) as session:
+        for number in range(40):
+            await session.send_event("say", [number, "x" * 10_000])
+        for number in range(40):
+            assert (await anext(session)).spec == [number, "x" * 10_000]

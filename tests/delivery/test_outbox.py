@@ -108,6 +108,13 @@ def test_a_batch_is_no_larger_than_asked_f7() -> None:
     assert outbox.take(20) == (5, [5])
 
 
+def test_what_a_message_adds_to_each_element_counts_for_a_batch_and_not_for_the_window_f7() -> None:
+    outbox = outbox_of(5, size=10, window=Window(100, 50))
+    assert outbox.take(29, 5) == (1, [1])
+    assert outbox.take(30, 5) == (2, [2, 3])
+    assert outbox.take(1000, 5) == (4, [4, 5])
+
+
 def test_an_element_larger_than_a_batch_comes_alone_f7() -> None:
     outbox: Outbox[int] = Outbox(Window())
     for sequence, size in enumerate((1, 50, 1), start=1):

@@ -804,6 +804,25 @@ async def test_F7_batches_of_commands_are_cut_at_about_256_kib_and_a_larger_one_
     assert max(small) > 128 * 1024  # they are batches
 
 
+@pytest.mark.parametrize("size", [0, 10, 10_000, 60_000])
+@pytest.mark.parametrize("resumable", [False, True], ids=["plain", "resumable"])
+async def test_F7_no_batch_of_commands_is_larger_than_a_message_may_be(
+    serve: Serve, size: int, resumable: bool
+) -> None:
+    limit = 65_536
+    count = min(20_000, 1_000_000 // (size + 10))
+
+    async def app() -> None:
+        for _ in range(count):
+            get_current_session().send_task_command({"command": "", "spec": bytes(size)})
+
+    service = await serve({"app": app}, max_message_bytes=limit, command_window=Window(100_000, 4 << 20))
+    peer = await service.open("app", resumable=resumable)
+    responses = await peer.receive_until(lambda response: response.HasField("closed"))
+    assert sum(len(response.commands) for response in responses) == count
+    assert max(response.ByteSize() for response in responses) <= limit
+
+
 def nested(depth: int) -> Any:
     made: Any = []
     for _ in range(depth - 1):

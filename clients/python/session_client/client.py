@@ -89,6 +89,7 @@ class SessionClient:
         """
         mistakes.check_target(target)
         self._credentials = credentials
+        self._secure = channel_credentials is not None
         self._policy = retry or RetryPolicy()
         self._command_window = command_window or Window()
         self._on_attachment = on_attachment
@@ -176,7 +177,13 @@ class SessionClient:
     def _session(self, opening: pb.Open | None, position: Position | None) -> ClientSession:
         conversation = Conversation(opening, position, self._command_window)
         return ClientSession(
-            conversation, self._enter, self._attach, self._credentials, self._policy, self._on_attachment
+            conversation,
+            self._enter,
+            self._attach,
+            self._secure,
+            self._credentials,
+            self._policy,
+            self._on_attachment,
         )
 
     def _enter(self, session: ClientSession) -> None:

@@ -29,6 +29,9 @@ BATCH_SIZE = 256 * 1024
 # What a message keeps free for its other parts.
 MESSAGE_OVERHEAD = 1024
 
+# Of these, the most that a sequence, an ack and the frame of a close take.
+NUMBERS = 32
+
 # In characters; the server cuts it there, too.
 LONGEST_REASON = 1000
 
@@ -107,6 +110,7 @@ class Conversation:
         draining: the server has said that it shuts down.
         failed: the error that the current stream is about to end with; None without one.
         held: events are held back: one may be what breaks the streams (D7).
+        suspect: the event that it may be, which goes alone until it is acknowledged; 0 where none is suspected.
         may_run: an open was written, and no answer has said that it opened nothing.
         given_up: nobody wants what was opened (A6).
         heartbeat_interval: seconds of silence after which an empty message is due.
@@ -123,6 +127,7 @@ class Conversation:
         self.draining = False
         self.failed: status_pb2.Status | None = None
         self.held = False
+        self.suspect = 0
         self.may_run = False
         self.given_up = False
         self.heartbeat_interval = 25.0
@@ -269,7 +274,7 @@ class Conversation:
             return pb.AttachRequest(close=self._close).SerializeToString()
         if not self.attached:
             return None
-        first, events = (0, []) if self.held else self.outbox.take(BATCH_SIZE)
+        first, events = self._take_events()
         head = pb.AttachRequest()
         if self.resumable:
             if events:
@@ -278,15 +283,29 @@ class Conversation:
                 head.ack = self.inbox.ack()
         else:
             self.outbox.ack(self.outbox.sent)
-        if self._close is not None and not self._close_written and (self._close.now or not self.outbox.waiting):
-            self._close_written = True
-            head.close.CopyFrom(self._close)
-        data = head.SerializeToString() + b"".join(events)
+        data = b"".join(events)
+        close = self._close
+        if close is not None and not self._close_written and (close.now or not self.outbox.waiting):
+            # Its reason may be long: where that has no room it waits for the next message.
+            fits = not events or len(data) + close.ByteSize() + NUMBERS <= self._max_message
+            if fits:
+                self._close_written = True
+                head.close.CopyFrom(close)
+        data = head.SerializeToString() + data
         return data if data or heartbeat else None
+
+    def _take_events(self) -> tuple[int, list[bytes]]:
+        outbox = self.outbox
+        if self.held or outbox.acked < self.suspect <= outbox.sent:
+            return 0, []
+        alone = outbox.acked < self.suspect
+        most = 0 if alone else min(BATCH_SIZE, self._max_message - MESSAGE_OVERHEAD)
+        return outbox.take(most, payload.FRAME)
 
     def end_stream(self) -> None:
         """Forget what was so on the stream that has ended."""
         self.attached = self.held = False
+        self.suspect = 0
         self.failed = None
 
     def receive(self, data: bytes) -> None:

@@ -10,7 +10,9 @@ import grpc
 __all__ = ["check_metadata", "check_target", "explain"]
 
 # What gRPC resolves itself (grpc/doc/naming.md); xds and whatever comes after it have three slashes.
-_RESOLVED = re.compile(r"(dns|unix|unix-abstract|vsock|ipv4|ipv6):.+|(passthrough|xds|google-c2p)://.+")
+_RESOLVED = re.compile(r"(unix|unix-abstract|vsock):.+|(passthrough|xds|google-c2p)://.+")
+_ADDRESSES = re.compile(r"(dns:(?://[^/]*)?/?|ipv[46]:)(.+)")
+_PORT = re.compile(r"(?:\[[^]]*\]|[^]:[]*):([^]:[]+)")
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/@\[\]]+):(\d{1,5})")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
 
@@ -30,6 +32,13 @@ def check_target(target: str) -> None:
         path = target if unix else target.removeprefix("unix:/")
         raise ValueError(f"the target {target!r} is no HOST:PORT: for a Unix socket write unix:{path}")
     if _RESOLVED.fullmatch(target):
+        return
+    if match := _ADDRESSES.fullmatch(target):
+        for address in match[2].split(","):
+            if not (port := _PORT.fullmatch(address)):
+                raise ValueError(f"the target {target!r} has no port: write {match[1]}HOST:PORT")
+            if port[1].isdecimal() and not 0 < int(port[1]) < 65536:
+                raise ValueError(f"the target {target!r} has no port of 1 to 65535")
         return
     if match := _HOST_AND_PORT.fullmatch(target):
         if not 0 < int(match[2]) < 65536:
@@ -99,11 +108,4 @@ def explain(code: grpc.StatusCode, message: str) -> str:
         for pattern, meaning in _MEANINGS.items():
             if re.search(pattern, message):
                 return meaning
-    return ""
-
-
-def suspect(message: str) -> str:
-    """Return what may be wrong where gRPC could not connect; it may as well be an outage."""
-    if "failed to connect" in message and "Socket closed" in message:
-        return " (so does a server that wants TLS: then pass channel_credentials)"
     return ""

@@ -27,7 +27,8 @@ class Patience:
     else; patience also at each attachment that finds nothing of the client's unacknowledged.
 
     An event is suspected when streams that had written it break at once, one after another. Then it is held back, to
-    see whether the stream breaks without it; if it does not, and breaks with it, the event is poisoned.
+    see whether the stream breaks without it, and goes alone then, to see that it is this one; if the stream breaks with
+    it, twice, the event is poisoned.
     """
 
     def __init__(self, policy: RetryPolicy, now: float) -> None:
@@ -102,6 +103,11 @@ class Patience:
     def hold(self) -> float:
         """Seconds for which the next stream holds the first event, and all behind it, back; 0 where it does not."""
         return HOLD if self._breaks == DOUBTS else 0.0
+
+    @property
+    def suspects(self) -> bool:
+        """True when the next stream writes the first unacknowledged event alone."""
+        return self._breaks >= DOUBTS
 
     @property
     def poisoned(self) -> bool:

@@ -18,6 +18,7 @@ from .connections import Connection
 from .conversation import Closed, Command, Conversation, Position
 from .errors import PoisonedEvent, SessionClientError, SessionEnded, SessionLost, SessionRefused, TakenOver
 from .patience import Patience
+from .probe import find_mistake
 from .retry import RetryPolicy
 from .stream import Call, Stream, StreamEnd
 
@@ -80,6 +81,7 @@ class ClientSession:
         conversation: Conversation,
         enter: Callable[[ClientSession], None],
         connect: Callable[[Mapping[str, str]], tuple[Call, Connection]],
+        secure: bool,
         credentials: Credentials | None,
         policy: RetryPolicy,
         on_attachment: Callable[[Attachment], None] | None,
@@ -87,6 +89,7 @@ class ClientSession:
         self._conversation = conversation
         self._enter = enter
         self._connect = connect
+        self._secure = secure
         self._credentials = credentials
         self._policy = policy
         self._on_attachment = on_attachment
@@ -310,7 +313,7 @@ class ClientSession:
                 exhausted = repeated or (fresh and unauthenticated)
                 fresh, defect_at = fresh or unauthenticated, end.defect_at
                 delay = 0.0 if unauthenticated else max(patience.next_delay(), end.retry_delay)
-                problem = self._verdict(end, exhausted, patience.spent(loop.time()) + delay)
+                problem = await self._verdict(end, exhausted, patience.spent(loop.time()) + delay)
                 if problem is None and patience.poisoned and (head := conversation.outbox.head) is not None:
                     why = f"{end.code.name}: {end.message}"
                     problem = PoisonedEvent(conversation.outbox.acked + 1, head[1], why, conversation.taken_over)
@@ -336,7 +339,7 @@ class ClientSession:
             self._stream = None
             self._fire()
 
-    def _verdict(self, end: StreamEnd, exhausted: bool, seconds: float) -> SessionClientError | None:
+    async def _verdict(self, end: StreamEnd, exhausted: bool, seconds: float) -> SessionClientError | None:
         """Return what ends the session for this client; None to try again (D7).
 
         Args:
@@ -353,8 +356,10 @@ class ClientSession:
         is_first = not conversation.opened and end.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         if not end.retry and (end.code in _FINAL or is_first):
             return problem
-        if not end.retry and not self._attachments and (meaning := mistakes.explain(end.code, end.message)):
-            return SessionLost(f"{meaning} ({end.code.name}: {end.message})", taken_over)
+        if not end.retry and not self._attachments:
+            meaning = mistakes.explain(end.code, end.message) or await find_mistake(end.message, self._secure)
+            if meaning:
+                return SessionLost(f"{meaning} ({end.code.name}: {end.message})", taken_over)
         refused = end.retry == "REOPEN" or (end.retry and end.code is grpc.StatusCode.UNAUTHENTICATED)
         if not conversation.resumable and (self._attachments or not refused):
             # Whether an open without a request id has run the app is not known (A6).
@@ -364,8 +369,7 @@ class ClientSession:
         limit = self._policy.total if conversation.opened else min(self._policy.total, REPEAT_OPEN)
         if seconds > limit:
             what = "not reached" if conversation.opened else "not opened, as far as is known,"
-            hint = "" if self._attachments else mistakes.suspect(end.message)
-            text = f"the session was {what} within {limit:g} s: {end.code.name} {end.message}{hint}"
+            text = f"the session was {what} within {limit:g} s: {end.code.name} {end.message}"
             return SessionLost(text, taken_over)
         return None
 

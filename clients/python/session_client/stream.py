@@ -220,6 +220,8 @@ class Stream:
         self._timers.pop("attach").cancel()
         self._start_timer("heartbeat", conversation.heartbeat_interval, self._on_heartbeat_timer)
         patience.attached(self._loop.time(), conversation.heartbeat_interval, not conversation.outbox.empty)
+        if patience.suspects:
+            conversation.suspect = conversation.outbox.acked + 1
         if patience.hold:
             conversation.held = True
             self._start_timer("hold", patience.hold, self._release)
