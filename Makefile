@@ -66,8 +66,8 @@ run: $(VENV)/.run ## Serve the examples on 127.0.0.1:50051
 demo: $(VENV)/.run ## Show a conversation that survives its connection; it ends by itself
 	@$(BIN)/python clients/python/demo.py
 
-# Most tests wait for something, so twice as many workers as there are cores.
-WORKERS := $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN))
+# Some tests wait, so one worker more than there are cores.
+WORKERS := $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN))
 # What needs neither a server process nor a socket but to itself.
 QUICK_TESTS := tests/delivery tests/session tests/testing tests/test_*.py
 
