@@ -330,3 +330,19 @@ def test_e1_events_do_not_follow_a_close(wire: Wire) -> None:
     wire.up({**events(1, "one"), "close": {}})
     wire.up(events(2, "two"))
     assert wire.broken == ["E1"]
+
+
+def test_d3_an_ack_that_an_older_stream_still_brings_is_no_step_back(wire: Wire) -> None:
+    wire.open()
+    wire.down(commands(1, 2))
+    wire.observer.on_receive(0)
+    older = wire.stream
+    wire.resume(received=2)
+    wire.up({"ack": 2})
+    newer, wire.stream = wire.stream, older
+    wire.up({"ack": 1})
+    assert wire.broken == []
+
+    wire.stream = newer
+    wire.up({"ack": 1})
+    assert wire.broken == ["D3"]
