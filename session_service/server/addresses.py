@@ -33,7 +33,8 @@ def addresses_of(listen: str, *, dual_stack: bool = False) -> list[str]:
     port = int(text)
     hosts = _resolve(host.strip("[]"))
     if dual_stack and _has_ipv6():
-        hosts = ["::" if each in ("0.0.0.0", "::ffff:0.0.0.0") else each for each in hosts]
+        # No default of ours: somebody has asked for all interfaces.
+        hosts = ["::" if each in ("0.0.0.0", "::ffff:0.0.0.0") else each for each in hosts]  # nosec B104
     for left in reversed(range(TRIES if port == 0 else 1)):
         try:
             bound = _bind(hosts, port)

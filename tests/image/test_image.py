@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tomllib
 
+from session_service import __version__
+
 from .conftest import ROOT
 from .engine import Engine
 
@@ -56,6 +58,6 @@ def test_its_labels_say_what_the_distribution_says(engine: Engine, image: str) -
     assert {name: labels[f"org.opencontainers.image.{name}"] for name in ("title", "description", "version")} == {
         "title": project["name"],
         "description": project["description"],
-        "version": project["version"],
+        "version": __version__,
     }
     assert labels["org.opencontainers.image.licenses"] == project["license"]
