@@ -282,7 +282,7 @@ async def test_a_proxy_without_a_server_hangs_up_and_is_an_outage(tmp_path: Path
     server = await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=context if tls else None)
     address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     credentials = authority.channel_credentials() if tls else None
-    policy = RetryPolicy(initial=0.01, maximum=0.05, total=0.3)
+    policy = RetryPolicy(initial=0.01, maximum=0.05, total=2.0)
     async with server, SessionClient(address, channel_credentials=credentials, retry=policy) as client:
         with pytest.raises(SessionLost, match="not opened, as far as is known, within"):
             await client.open("echo").__aenter__()
@@ -302,7 +302,7 @@ async def test_a_session_that_was_attached_asks_no_port_what_it_speaks(
     served = await serve({"echo": echo})
     relay = await relay_to(served.address)
     monkeypatch.setattr("session_client.session.find_mistake", find_mistake)
-    policy = RetryPolicy(initial=0.01, maximum=0.05, total=0.3)
+    policy = RetryPolicy(initial=0.01, maximum=0.05, total=2.0)
     async with SessionClient(relay.address, retry=policy) as client, client.open("echo") as session:
         relay.lifetime = 0.0
         relay.cut()

@@ -412,7 +412,7 @@ async def test_a_bug_in_the_writer(
     caplog: pytest.LogCaptureFixture,
     tracebacks: list[logging.LogRecord],
 ) -> None:
-    def broken_take(outbox: Outbox[bytes], size: int) -> tuple[int, list[bytes]]:
+    def broken_take(outbox: Outbox[bytes], size: int, frame: int) -> tuple[int, list[bytes]]:
         return broken() if outbox.waiting else (outbox.sent + 1, [])
 
     service = await serve({"echo": echo})

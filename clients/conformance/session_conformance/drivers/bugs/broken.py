@@ -78,11 +78,11 @@ def reopens_after_opened() -> None:
     """Open again where the session is lost: the app runs twice (D7a)."""
 
     def make(original: Any) -> Any:
-        def verdict(self: session.ClientSession, end: StreamEnd, exhausted: bool, seconds: float) -> Any:
+        async def verdict(self: session.ClientSession, end: StreamEnd, exhausted: bool, seconds: float) -> Any:
             if end.retry == "REOPEN":
                 self._conversation.id = ""
                 return None
-            return original(self, end, exhausted, seconds)
+            return await original(self, end, exhausted, seconds)
 
         return verdict
 

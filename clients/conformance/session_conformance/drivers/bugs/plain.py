@@ -15,8 +15,8 @@ def breaks_plain_sessions() -> None:
     """Come back to a plain session (P3)."""
 
     def make(original: Any) -> Any:
-        def verdict(self: session.ClientSession, end: StreamEnd, exhausted: bool, seconds: float) -> Any:
-            return None if not self._conversation.resumable else original(self, end, exhausted, seconds)
+        async def verdict(self: session.ClientSession, end: StreamEnd, exhausted: bool, seconds: float) -> Any:
+            return None if not self._conversation.resumable else await original(self, end, exhausted, seconds)
 
         return verdict
 
