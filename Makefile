@@ -73,7 +73,14 @@ QUICK_TESTS := tests/delivery tests/session tests/testing tests/test_*.py
 
 .PHONY: test
 test: setup ## Run the tests; QUICK=1: the inner loop; ARGS="tests/delivery -x" is handed to pytest
-	$(BIN)/pytest $(or $(ARGS),-n $(WORKERS) --dist worksteal $(if $(QUICK),$(QUICK_TESTS)))
+	$(BIN)/pytest $(or $(ARGS),-n $(WORKERS) --dist worksteal --ignore=$(KIT_TESTS) $(if $(QUICK),$(QUICK_TESTS)))
+
+# Its cases are about time, and so it runs alone.
+KIT_TESTS := tests/conformance/test_server_suite.py
+
+.PHONY: test-kit
+test-kit: setup ## Test that the conformance kit finds the bugs that are planted in servers
+	$(BIN)/pytest $(KIT_TESTS) $(ARGS)
 
 # Those that run most of the code in their own process; the others start servers of their own, and take long.
 COVERED := tests/session tests/delivery tests/payload tests/testing tests/protocol tests/client tests/server $(wildcard tests/test_*.py)
